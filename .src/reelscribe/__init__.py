@@ -1,0 +1,5 @@
+"""ReelScribe: label video archives with CNN + RNN models; train, track, register, label at scale."""
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__"]

@@ -1,0 +1,1 @@
+"""From files to labels: decoding, training, labelling, tracking, reports and the command line."""

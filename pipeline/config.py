@@ -1,0 +1,192 @@
+"""The schema of a run, and the only reader of YAML.
+
+A config is one YAML file plus ``key=value`` overrides. Everything is checked before anything starts: an unknown key is an error that
+names the nearest valid one.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reelscribe.pipeline.errors import ConfigError, nearest
+from reelscribe.pipeline.sampling import SamplingSpec, UniformSampling
+from reelscribe.pipeline.video.types import Backend
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Section):
+    """Where the labelled clips are and how they are split."""
+
+    manifest: str = Field(description="CSV, TSV, JSONL or Parquet label file, or a folder of class folders")
+    train_split: str = "train"
+    val_split: str = "val"
+    val_fraction: float = Field(default=0.2, gt=0, lt=1, description="share held out, by whole groups, where there is no split column")
+
+
+class TransformConfig(_Section):
+    """How a frame becomes the encoder's input."""
+
+    height: int = Field(default=112, ge=8)
+    width: int = Field(default=112, ge=8)
+    fit: Literal["stretch", "crop"] = Field(default="stretch", description="scale to the size, or scale the short side and crop the middle")
+
+
+class AugmentationConfig(_Section):
+    """Random changes of training clips, the same for every frame of a clip."""
+
+    views: int = Field(default=1, ge=1, description="different augmented copies of each clip; with a frozen encoder each is encoded once")
+    time_jitter: bool = True
+    horizontal_flip: bool = Field(default=False, description="leave off where a label has a left or a right")
+    crop_scale: float = Field(default=1.0, gt=0, le=1, description="smallest share of the frame's sides that a random crop keeps")
+    brightness: float = Field(default=0.0, ge=0, lt=1)
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ModelConfig(_Section):
+    """The recognizer: plain keyword parameters of reelscribe.models.recognizer.Recognizer."""
+
+    encoder: str = Field(default="tf_efficientnet_lite0", description="a name from `reelscribe.models.encoders.ENCODERS`, or timm/NAME")
+    weights: str = Field(default="package", description="package, hub, none, or a file of tensors")
+    stride: int = Field(default=16, description="pixels of input per cell of the grid the encoder gives")
+    trainable_stages: int = Field(default=0, ge=0, description="last stages of the encoder that learn; 0 freezes it")
+    motion: Literal["none", "difference"] = Field(default="difference", description="append each frame's change since the frame before")
+    projection: int = Field(default=32, ge=1, description="channels that a 1x1 convolution keeps of each grid cell")
+    recurrent: Literal["rnn_tanh", "lstm", "gru"] = "gru"
+    hidden_size: int = Field(default=256, ge=1)
+    layers: int = Field(default=1, ge=1)
+    readout: Literal["last", "mean", "attention"] = "attention"
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+
+
+class TrainingConfig(_Section):
+    """The loop and where it runs."""
+
+    epochs: int = Field(default=60, ge=1)
+    batch_size: int = Field(default=16, ge=1, description="clips per optimizer step, over all workers")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    encoder_learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_epochs: float = Field(default=3, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    patience: int = Field(default=0, ge=0, description="epochs without a better validation loss before stopping; 0 never stops early")
+    workers: int = Field(default=1, ge=1, description="more than one trains on Ray")
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+
+
+class DecodeConfig(_Section):
+    """Readers and their limits."""
+
+    backend: Backend = "auto"
+    workers: int = Field(default=0, ge=0, description="decode processes; 0 is one per core")
+    timeout_s: float = Field(default=60.0, gt=0, description="wall clock per clip")
+    memory_mb: int = Field(default=2048, ge=64, description="memory a decode process may add while it reads one clip")
+
+
+class TrackingConfig(_Section):
+    """MLflow."""
+
+    uri: str = Field(default="", description="tracking server; empty takes MLFLOW_TRACKING_URI, else SQLite in the folder runs/")
+    experiment: str = "reelscribe"
+    register_as: str = Field(default="", description="registered model name; empty takes the config's name; '-' registers nothing")
+    alias: str = Field(default="champion", description="alias given to the new version; empty gives none")
+
+
+class ClusterConfig(_Section):
+    """Ray."""
+
+    address: str = Field(default="", description="local, auto or ray://host:port; empty needs no Ray for one worker")
+
+
+class Config(_Section):
+    """One training run, complete."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(default=0, ge=0)
+    output: str = Field(default="runs", description="folder for models, checkpoints, the feature cache and the SQLite store")
+    data: DataConfig
+    sampling: SamplingSpec = UniformSampling()
+    transform: TransformConfig = TransformConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    decode: DecodeConfig = DecodeConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+def load_config(path: str, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file (or the name of a config that comes with the package), apply ``key=value`` overrides, check everything.
+
+    Raises ConfigError with every problem found, each with its key.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        base = OmegaConf.load(_find(path))
+        for override in overrides or []:
+            key, equals, _ = override.partition("=")
+            if not equals or not key:
+                raise ConfigError(f"override '{override}': expected key=value, e.g. training.epochs=20")
+        tree = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides or [])))
+        raw = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values at the top level, got {type(raw).__name__}")
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n" + "\n".join(f"  {_explain(e)}" for e in error.errors())) from None
+
+
+def _find(path: str) -> Path:
+    """The file itself, or a packaged config of that name."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    packaged = {Path(str(f)).stem: Path(str(f)) for f in resources.files("reelscribe.configs").iterdir() if f.name.endswith(".yaml")}
+    if path in packaged:
+        return packaged[path]
+    raise ConfigError(
+        f"no config file '{path}'{nearest(path, packaged)} (configs that come with the package: {', '.join(sorted(packaged))})"
+    )
+
+
+def _explain(error: Any) -> str:
+    """One problem in words: where, what is allowed, what was got."""
+    tags = {"uniform", "rate", "dense"}  # pydantic puts the chosen kind into the path of a union
+    parts = [str(p) for i, p in enumerate(error["loc"]) if not (i == 1 and error["loc"][0] == "sampling" and p in tags)]
+    where = ".".join(parts)
+    match error["type"]:
+        case "extra_forbidden":
+            valid = _keys(Config, parts[:-1])
+            hint = nearest(parts[-1], valid) or f" (keys here: {', '.join(sorted(valid))})"
+            return f"unknown key '{where}'{hint}"
+        case "missing":
+            return f"'{where}' is required"
+        case _:
+            return f"'{where}': {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> set[str]:
+    """Names allowed in the section at ``path``."""
+    if not path:
+        return set(model.model_fields)
+    annotation = model.model_fields[path[0]].annotation
+    options = getattr(annotation, "__args__", (annotation,))
+    keys: set[str] = set()
+    for option in options:
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            keys |= _keys(option, path[1:])
+    return keys

@@ -1,0 +1,1 @@
+"""Labelling jobs: stages, the commit protocol, and their launch."""

@@ -1,0 +1,83 @@
+"""Which moments of a video make a clip: one spec in seconds for training, evaluation, labelling and serving.
+
+Everything here is pure arithmetic on times; no file is opened. A *plan* is one tuple of times per view. Decoding then takes,
+for each time t, the frame on screen at t (pts <= t < next pts).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reelscribe.pipeline.errors import VideoTooShortError
+
+Times = tuple[float, ...]
+
+
+class _Sampling(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UniformSampling(_Sampling):
+    """``num_frames`` over the whole clip: the middle of each of as many equal parts (TSN, arXiv 1608.00859)."""
+
+    kind: Literal["uniform"] = "uniform"
+    num_frames: int = Field(default=16, ge=1, description="frames per clip")
+
+
+class RateSampling(_Sampling):
+    """A fixed number of frames per second from the start of the clip; longer clips give more frames."""
+
+    kind: Literal["rate"] = "rate"
+    frames_per_second: float = Field(default=4.0, gt=0)
+    max_frames: int = Field(default=256, ge=1, description="a longer clip is cut after so many frames")
+
+
+class DenseSampling(_Sampling):
+    """``num_frames`` at a stride in seconds, in ``num_views`` windows spread evenly over the clip."""
+
+    kind: Literal["dense"] = "dense"
+    num_frames: int = Field(default=16, ge=1)
+    stride_s: float = Field(default=0.1, gt=0)
+    num_views: int = Field(default=1, ge=1)
+
+
+SamplingSpec = Annotated[UniformSampling | RateSampling | DenseSampling, Field(discriminator="kind")]
+
+
+def plan_times(
+    spec: UniformSampling | RateSampling | DenseSampling,
+    *,
+    start_s: float,
+    end_s: float,
+    jitter_seed: int | None = None,
+) -> tuple[Times, ...]:
+    """Times in seconds, one tuple per view, all in ``[start_s, end_s)``.
+
+    ``jitter_seed`` moves the times at random for training (within each part, by a phase, or by an offset); ``None`` is the fixed
+    plan of evaluation. Raises VideoTooShortError where a dense window does not fit.
+    """
+    if not start_s < end_s:
+        raise VideoTooShortError(f"the clip from {start_s:g} s to {end_s:g} s has no length")
+    draw = random.Random(jitter_seed).random if jitter_seed is not None else None
+    length = end_s - start_s
+    match spec:
+        case UniformSampling(num_frames=count):
+            part = length / count
+            views = [[start_s + (i + (draw() if draw else 0.5)) * part for i in range(count)]]
+        case RateSampling(frames_per_second=rate, max_frames=limit):
+            phase = (draw() if draw else 0.0) * min(1 / rate, length)
+            count = min(limit, max(1, int((length - phase) * rate + 1e-9)))
+            views = [[start_s + phase + i / rate for i in range(count)]]
+        case DenseSampling(num_frames=count, stride_s=stride, num_views=num_views):
+            slack = length - (count - 1) * stride
+            if slack <= 0:
+                raise VideoTooShortError(
+                    f"{count} frames at a stride of {stride:g} s need more than {(count - 1) * stride:g} s, the clip has {length:g} s"
+                )
+            offsets = [slack * (draw() if draw else (v + 0.5) / num_views) for v in range(num_views)]
+            views = [[start_s + offset + i * stride for i in range(count)] for offset in offsets]
+    last = end_s - 1e-6 * max(1.0, length)
+    return tuple(tuple(min(max(t, start_s), last) for t in view) for view in views)

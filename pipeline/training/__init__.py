@@ -1,0 +1,1 @@
+"""Training and evaluation: the loop, losses, metrics, checkpoints, and their launch."""

@@ -1,0 +1,1 @@
+"""Frames from files: the only code that touches decoders."""

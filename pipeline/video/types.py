@@ -1,0 +1,85 @@
+"""What passes between decoding and the rest: small self-checking objects, numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Backend = Literal["auto", "decord", "opencv", "pyav"]
+Uint8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a container says of its first picture stream. Times are presentation times in seconds, as ffprobe prints them."""
+
+    container: str
+    codec: str
+    width: int  # pixels as displayed, rotation applied
+    height: int
+    rotation_degrees: int  # clockwise turn that readers apply: 0, 90, 180 or 270
+    begin_s: float  # presentation time of the first frame
+    end_s: float  # when the last frame leaves the screen
+    frame_rate: float  # mean frames per second
+    num_frames: int  # as counted from the packets, or as claimed where they were not read
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first frame to the end of the last."""
+        return self.end_s - self.begin_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Decoded frames in the order asked for; a time asked twice is there twice."""
+
+    pixels: Uint8Array  # (T, H, W, 3) RGB
+    index: tuple[int, ...]  # position of each frame in presentation order, from 0
+    pts_seconds: tuple[float, ...]  # presentation time of each frame
+    backend: str  # the reader that served
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[-1] != 3 or self.pixels.dtype != np.uint8:
+            raise ValueError(f"pixels are {self.pixels.dtype} {self.pixels.shape}, expected uint8 (T, H, W, 3)")
+        if not len(self.pixels) == len(self.index) == len(self.pts_seconds):
+            raise ValueError(
+                f"{len(self.pixels)} frames, {len(self.index)} indices, {len(self.pts_seconds)} times: expected as many of each"
+            )
+
+
+class Reader(Protocol):
+    """One decoding library."""
+
+    name: str
+
+    def probe(self, source: str) -> VideoInfo:
+        """Container facts without decoding. Raises a VideoError."""
+
+    def read(self, source: str, times_s: tuple[float, ...], size: tuple[int, int] | None) -> Frames:
+        """The frame on screen at each time, scaled to ``size`` (height, width). Raises a VideoError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSize:
+    """How frames are brought to the model's size: ``stretch`` to it, or ``crop`` the middle after scaling the short side."""
+
+    height: int
+    width: int
+    fit: Literal["stretch", "crop"] = "stretch"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"frame size {self.height} x {self.width}: both must be at least 1 pixel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """Bounds that turn a bad file into one failure."""
+
+    timeout_s: float = 60.0  # wall clock per clip
+    memory_mb: int = 2048  # address space above the worker's own at its start
+    max_pixels: int = 8192 * 4320  # width x height of one frame
+    max_duration_s: float = 24 * 3600.0
