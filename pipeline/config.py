@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reelscribe.pipeline.errors import ConfigError, nearest
 from reelscribe.pipeline.sampling import SamplingSpec, UniformSampling
-from reelscribe.pipeline.video.types import Backend
+from reelscribe.pipeline.video.types import Backend, FrameSize
 
 
 class _Section(BaseModel):
@@ -36,6 +36,11 @@ class TransformConfig(_Section):
     height: int = Field(default=112, ge=8)
     width: int = Field(default=112, ge=8)
     fit: Literal["stretch", "crop"] = Field(default="stretch", description="scale to the size, or scale the short side and crop the middle")
+
+    @property
+    def frame_size(self) -> FrameSize:
+        """The size as decoding takes it."""
+        return FrameSize(height=self.height, width=self.width, fit=self.fit)
 
 
 class AugmentationConfig(_Section):

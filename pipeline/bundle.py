@@ -1,0 +1,142 @@
+"""A trained model as a folder: tensors and readable JSON, nothing that runs when it is opened.
+
+``model.json``           everything needed to use the model: network, labels, sampling, frame size, temperature, origin
+``weights.safetensors``  the tensors
+``README.md``            the model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reelscribe.pipeline.config import ModelConfig, TransformConfig
+from reelscribe.pipeline.errors import ModelError
+from reelscribe.pipeline.sampling import SamplingSpec
+from reelscribe.pipeline.video.clip import ClipRequest
+from reelscribe.pipeline.video.types import Backend
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reelscribe.models.recognizer import Recognizer
+
+SPEC_FILE = "model.json"
+WEIGHTS_FILE = "weights.safetensors"
+CARD_FILE = "README.md"
+
+
+class BundleSpec(BaseModel):
+    """What ``model.json`` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    name: str
+    task: Literal["single_label"] = "single_label"
+    labels: tuple[str, ...] = Field(min_length=1)
+    model: ModelConfig
+    sampling: SamplingSpec
+    transform: TransformConfig
+    temperature: float = Field(default=1.0, gt=0, description="logits are divided by it; fitted on the validation split")
+    metrics: dict[str, float] = {}
+    config_digest: str = ""
+    data_digest: str = ""
+    git_commit: str = ""
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """An opened model folder."""
+
+    folder: Path
+    spec: BundleSpec
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights file, hex."""
+        with (self.folder / WEIGHTS_FILE).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def request(
+        self,
+        uri: str,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        *,
+        backend: Backend = "auto",
+        jitter_seed: int | None = None,
+    ) -> ClipRequest:
+        """What to decode of one video for this model: its sampling plan at its frame size."""
+        return ClipRequest(
+            uri=uri,
+            start_s=start_s,
+            end_s=end_s,
+            sampling=self.spec.sampling,
+            size=self.spec.transform.frame_size,
+            jitter_seed=jitter_seed,
+            backend=backend,
+        )
+
+    def build(self) -> Recognizer:
+        """The network with its weights, in eval mode, on the CPU. Raises ModelError if the tensors do not fit."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        model = new_recognizer(self.spec.model, self.spec.transform, num_classes=len(self.spec.labels), weights="none")
+        try:
+            model.load_state_dict(load_file(self.folder / WEIGHTS_FILE))
+        except (SafetensorError, RuntimeError) as error:
+            raise ModelError(f"{self.folder / WEIGHTS_FILE}: the tensors do not fit the network in {SPEC_FILE}: {error}") from error
+        return model.eval()
+
+
+def new_recognizer(model: ModelConfig, transform: TransformConfig, *, num_classes: int, weights: str | None = None) -> Recognizer:
+    """The network that a config describes; ``weights`` overrides where the encoder's come from."""
+    from reelscribe.models.recognizer import Recognizer
+
+    keywords: dict[str, Any] = model.model_dump() | ({"weights": weights} if weights else {})
+    try:
+        return Recognizer(num_classes=num_classes, frame_size=(transform.height, transform.width), **keywords)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+
+
+def save_bundle(folder: Path, *, spec: BundleSpec, state: dict[str, Tensor], card: str) -> ModelBundle:
+    """Write a model folder whole or not at all; a folder already there is replaced.
+
+    ``state`` maps names to tensors (``Recognizer.state_dict()``), ``card`` is Markdown.
+    """
+    from safetensors.torch import save_file
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        new = Path(temporary) / "new"
+        new.mkdir()
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, new / WEIGHTS_FILE)
+        (new / CARD_FILE).write_text(card, encoding="utf-8")
+        (new / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.move(folder, Path(temporary) / "old")
+        new.rename(folder)
+    return ModelBundle(folder, spec)
+
+
+def load_bundle(folder: Path) -> ModelBundle:
+    """Open a model folder. Raises ModelError if it is not one."""
+    file = folder / SPEC_FILE
+    if not file.is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise ModelError(f"{folder} holds no model: expected {SPEC_FILE} and {WEIGHTS_FILE} in it")
+    try:
+        return ModelBundle(folder, BundleSpec.model_validate_json(file.read_text(encoding="utf-8")))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} is not a model description that this version reads: {error}") from error

@@ -1,0 +1,74 @@
+"""From decoded clips to predictions: the one path that evaluation, labelling, serving and the command line share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from reelscribe.pipeline.bundle import ModelBundle
+from reelscribe.pipeline.video.clip import Clip
+from reelscribe.pipeline.video.types import Frames
+
+TOP_K = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says of one clip."""
+
+    label: str
+    confidence: float  # probability of the label, after temperature scaling
+    top_k: tuple[tuple[str, float], ...]  # most probable first
+    scores: npt.NDArray[np.float32]  # (C,) probabilities, in the order of the model's labels
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """The device by name; ``auto`` is the first GPU where there is one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def pad_frames(clips: Sequence[Frames]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack clips of any length: uint8 (B, T, 3, H, W) padded with zeros at the end, and lengths (B,)."""
+    lengths = torch.tensor([len(c.pixels) for c in clips])
+    height, width = clips[0].pixels.shape[1:3]
+    batch = torch.zeros(len(clips), int(lengths.max()), 3, height, width, dtype=torch.uint8)
+    for row, clip in zip(batch, clips, strict=True):
+        row[: len(clip.pixels)] = torch.from_numpy(clip.pixels).permute(0, 3, 1, 2)  # (T, H, W, 3) -> (T, 3, H, W)
+    return batch, lengths
+
+
+class Predictor:
+    """A model ready to answer.
+
+    A clip's probabilities are the softmax of its logits over the temperature, averaged over its views. Clips are run one by
+    one, so that a clip's answer never depends on its neighbours in a batch.
+    """
+
+    def __init__(self, bundle: ModelBundle, device: str = "auto") -> None:
+        self.bundle = bundle
+        self.device = pick_device(device)
+        self.model = bundle.build().to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, clips: Sequence[Clip]) -> list[Prediction]:
+        """One prediction per clip."""
+        return [self._predict(clip) for clip in clips]
+
+    def _predict(self, clip: Clip) -> Prediction:
+        frames, lengths = pad_frames(clip.views)
+        logits = self.model(frames.to(self.device), lengths.to(self.device)).float()  # (views, C)
+        scores = (logits / self.bundle.spec.temperature).softmax(dim=-1).mean(dim=0).cpu().numpy()
+        return to_prediction(scores, self.bundle.spec.labels)
+
+
+def to_prediction(scores: npt.NDArray[np.float32], labels: Sequence[str]) -> Prediction:
+    """Probabilities (C,) in words; equal scores keep the order of the labels."""
+    order = np.argsort(-scores, kind="stable")[:TOP_K]
+    top_k = tuple((labels[i], float(scores[i])) for i in order)
+    return Prediction(label=top_k[0][0], confidence=top_k[0][1], top_k=top_k, scores=scores)
