@@ -1,0 +1,365 @@
+"""Every label file format -> one Arrow table: which clips there are, what they show, and how they are split.
+
+Formats, told by the end of the name: ``.csv``, ``.tsv``, ``.jsonl`` (or ``.ndjson``), ``.parquet`` (or ``.pq``), and a folder of class
+folders (``left/a.mp4``, or ``train/left/a.mp4`` where all the folders at the top are named after splits).
+
+Columns are found by name, in any order and case; see ``COLUMNS`` for the names understood. Other columns are left alone (``fold`` is one:
+a fold is not a split until somebody chooses it), but one that looks like a mistyped name of ours is an error, since a column ``spilt`` that
+is passed over would leak the test set into training.
+
+Paths. A relative path is taken from the manifest's folder, with ``..`` if need be; an absolute path and a ``file://``, ``http(s)://``,
+``s3://`` or ``gs://`` URI are kept. A local path always leaves here as an absolute one and any other scheme is refused, so that no text in
+a manifest can reach a decoder as one of FFmpeg's protocols (``concat:``, ``subfile:``, ``data:`` ...). Whether the video exists is not
+asked here: a missing one is a row in failures, not the end of a job.
+
+Values. Labels, groups and splits lose blanks at both ends, and labels are brought to Unicode NFC, so that what looks the same is the same
+class. Paths and ids are taken to the letter. Times are seconds; an empty time is the video's own start or end.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from reelscribe.pipeline.errors import ManifestError, nearest
+from reelscribe.pipeline.label_files import READERS, Record
+
+MANIFEST_SCHEMA = pa.schema(
+    (
+        pa.field("video_id", pa.string(), nullable=False),  # unique in a table
+        pa.field("uri", pa.string(), nullable=False),  # absolute path, or URI
+        pa.field("start_s", pa.float64()),  # null: the video's own start
+        pa.field("end_s", pa.float64()),  # null: the video's own end
+        pa.field("label", pa.string()),
+        pa.field("group", pa.string()),  # clips of one group never land on both sides of a split
+        pa.field("split", pa.string()),
+    )
+)
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "video_id": ("video_id", "id", "clip_id"),
+    "uri": ("path", "uri", "url", "video", "file", "filename", "file_name", "filepath", "file_path", "video_path"),
+    "start_s": ("start_s", "start", "start_time", "time_start"),
+    "end_s": ("end_s", "end", "end_time", "time_end"),
+    "label": ("label", "class", "class_name", "category", "action"),
+    "group": ("group", "group_id", "source"),
+    "split": ("split", "subset", "partition"),
+}
+SCHEMES = ("file", "http", "https", "s3", "gs")
+_SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_MOST_PROBLEMS = 10  # shown at once; more would scroll the first one away
+
+
+def read_manifest(path: str, *, require_labels: bool) -> pa.Table:
+    """The clips of a label file or a folder of class folders, in its order, as a table of ``MANIFEST_SCHEMA``.
+
+    A ``video_id`` that is not given is the path relative to the manifest's folder, with ``#t=start,end`` (a media fragment) for a part of
+    a video. Without ``require_labels`` a label may be missing, and a folder is listed as by ``list_videos``.
+
+    Raises ManifestError with the file and the line of up to ten problems.
+    """
+    file = Path(path)
+    if file.is_dir():
+        return _class_folders(file) if require_labels else list_videos(path)
+    if not file.exists():
+        raise ManifestError(f"no label file '{path}'{nearest(file.name, _siblings(file))}")
+    read = READERS.get(file.suffix.lower())
+    if read is None:
+        raise ManifestError(f"{path}: expected a file that ends in {', '.join(READERS)}, or a folder of class folders")
+    try:
+        return _table(read(file), file, require_labels=require_labels)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def list_videos(path: str) -> pa.Table:
+    """The videos under ``path``, sorted, without labels, as a table of ``MANIFEST_SCHEMA``.
+
+    ``path`` is a folder (every file at any depth, links followed; hidden ones are skipped), a glob (quote it; ``**`` is any depth), one
+    video or its URI, or a label file, which gives its rows. Any other file counts as a video: what it really is, decoding finds out.
+
+    Raises ManifestError where there is nothing.
+    """
+    file = Path(path)
+    if _scheme(path):
+        return _listed([{"video_id": path, "uri": path}], path)
+    if file.is_file() and file.suffix.lower() in READERS:
+        return read_manifest(path, require_labels=False)
+    if file.is_dir():
+        base, found = file, list(_files_below(file))
+    elif os.path.lexists(path):
+        base, found = file.parent, [file]
+    elif glob.has_magic(path):
+        base, found = _matches(file)
+    else:
+        raise ManifestError(f"no such file or folder: '{path}'{nearest(file.name, _siblings(file))}")
+    if not found:
+        raise ManifestError(f"{path}: no files {'here' if file.is_dir() else 'match'}")
+    root = base.resolve()
+    return _listed([_listed_file(root, Path(os.path.relpath(f, base))) for f in found], path)
+
+
+def table_digest(table: pa.Table) -> str:
+    """SHA-256 (hex) of what a table says, the same for every order of rows, file format, and place on disk.
+
+    It covers all columns but ``uri``: ids, times, labels, groups and splits. Where the files lie differs between machines, and what is in
+    them is covered by the digest that each decoded clip carries.
+    """
+    names = [name for name in MANIFEST_SCHEMA.names if name != "uri"]
+    columns = [table.column(name).to_pylist() for name in names]
+    lines = sorted(json.dumps(row, ensure_ascii=False) for row in zip(*columns, strict=True))
+    return hashlib.sha256("\n".join([json.dumps(names), *lines]).encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------- records to clips
+
+
+def _table(records: Iterator[Record], file: Path, *, require_labels: bool) -> pa.Table:
+    """Check every record and put them into one table."""
+    folder = file.parent.resolve()
+    required = ("uri", "label") if require_labels else ("uri",)
+    mappings: dict[tuple[str, ...], dict[str, str]] = {}
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    seen: dict[tuple[str, Any], str] = {}
+    for record in records:
+        names = tuple(record.values)
+        if names not in mappings:
+            mappings[names] = _columns(names, f"{file}, {record.columns_at}", required)
+        try:
+            row = _row({ours: record.values[theirs] for ours, theirs in mappings[names].items()}, folder, require_labels=require_labels)
+            for what, key in (("video_id", row["video_id"]), ("clip", (row["uri"], row["start_s"], row["end_s"]))):
+                before = seen.setdefault((what, key), record.where)
+                if before is not record.where:
+                    raise ValueError(f"the {what} {_quoted(row, what)} is already in {before}")
+            rows.append(row)
+        except ValueError as error:
+            problems.append(f"{record.where}: {error}")
+    if problems:
+        more = [f"... and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
+        shown = problems[:_MOST_PROBLEMS] + more
+        raise ManifestError(f"{file}, {shown[0]}" if len(shown) == 1 else "\n  ".join([f"{file}:", *shown]))
+    if not rows:
+        raise ManifestError(f"{file}: no rows below the names of the columns")
+    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+
+
+def _quoted(row: Mapping[str, Any], what: str) -> str:
+    return f"'{row['video_id']}'" if what == "video_id" else f"'{row['uri']}' ({_seconds(row['start_s'])} to {_seconds(row['end_s'])} s)"
+
+
+def _columns(names: Sequence[str], where: str, required: Sequence[str]) -> dict[str, str]:
+    """Our column -> the name it has in the file. Raises ManifestError for a missing, doubtful or mistyped one."""
+    found: dict[str, str] = {}
+    unknown: list[str] = []
+    for name in names:
+        ours = next((column for column, allowed in COLUMNS.items() if name.strip().lower() in allowed), None)
+        if ours is None:
+            unknown.append(name)
+        elif ours in found:
+            raise ManifestError(f"{where}: '{found[ours]}' and '{name}' both name the {ours}; keep one of them")
+        else:
+            found[ours] = name
+    listed = ", ".join(str(n) for n in names)
+    for column in required:
+        if column not in found:
+            hint = next((f"; is '{n}' meant?" for n in unknown if nearest(n.lower(), COLUMNS[column])), "")
+            first, *others = COLUMNS[column]
+            raise ManifestError(f"{where}: no column '{first}'{hint} (also understood: {', '.join(others)}; columns here: {listed})")
+    for name in unknown:
+        meant = _mistyped(name.strip().lower(), found)
+        if meant:
+            raise ManifestError(f"{where}: unknown column '{name}'; did you mean '{meant}'? Rename it, or call it something else")
+    return found
+
+
+def _mistyped(name: str, found: Mapping[str, str]) -> str:
+    """The name that ``name`` differs from by one swapped, lost, added or wrong letter, among the columns not there."""
+    from difflib import get_close_matches
+
+    wanted = [allowed[0] for column, allowed in COLUMNS.items() if column not in found]
+    return next(iter(get_close_matches(name, wanted, n=1, cutoff=0.8)), "")
+
+
+def _row(values: Mapping[str, Any], folder: Path, *, require_labels: bool) -> dict[str, Any]:
+    """One checked row. Raises ValueError with what is wrong."""
+    given = _text(values["uri"], "path")
+    if not given:
+        raise ValueError("the path is empty")
+    label = unicodedata.normalize("NFC", _text(values.get("label"), "label").strip())
+    if require_labels and not label:
+        raise ValueError("the label is empty")
+    start, end = _time(values.get("start_s"), "start"), _time(values.get("end_s"), "end")
+    if end is not None and end <= (start or 0.0):
+        raise ValueError(f"the end, {_seconds(end)} s, is not after the start, {_seconds(start or 0.0)} s")
+    return {
+        "video_id": _text(values.get("video_id"), "video_id") or _default_id(given, folder) + _fragment(start, end),
+        "uri": _absolute(given, folder),
+        "start_s": start,
+        "end_s": end,
+        "label": label or None,
+        "group": _text(values.get("group"), "group").strip() or None,
+        "split": _text(values.get("split"), "split").strip() or None,
+    }
+
+
+def _text(value: Any, what: str) -> str:
+    """Text as it stands; whole numbers as their digits; nothing as an empty text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes NaN for a missing text
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"the {what} is {json.dumps(value, default=str)}, expected text")
+    text = str(value)
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError(f"the {what} {text!r} holds a character that no file or table can hold")
+    return text
+
+
+def _time(value: Any, what: str) -> float | None:
+    """Seconds from 0, or None where nothing is given."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        seconds = float("no" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        raise ValueError(f"the {what} is {value!r}, expected seconds, e.g. 12.5") from None
+    if math.isnan(seconds):
+        return None
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"the {what} is {value!r}, expected seconds from 0 on")
+    return seconds
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else repr(value).removesuffix(".0")
+
+
+def _fragment(start: float | None, end: float | None) -> str:
+    """A part of a video as in W3C Media Fragments, ``#t=1.5,3``; nothing for the whole."""
+    if start is None and end is None:
+        return ""
+    return f"#t={_seconds(start)}" + (f",{_seconds(end)}" if end is not None else "")
+
+
+# ------------------------------------------------------------------------------------------------------------------------- paths
+
+
+def _scheme(uri: str) -> str:
+    """The scheme of ``scheme://...``, in small letters, or an empty text for a path."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    return match[1].lower() if match else ""
+
+
+def _absolute(given: str, folder: Path) -> str:
+    """An absolute path, or a URI of a known scheme as it is."""
+    scheme = _scheme(given)
+    if scheme:
+        if scheme not in SCHEMES:
+            raise ValueError(f"'{given}': scheme '{scheme}' is not read here{nearest(scheme, SCHEMES)} (known: {', '.join(SCHEMES)})")
+        return given
+    path = folder / given
+    return str(_real_folder(path.parent) / path.name if ".." in path.parts else path)
+
+
+@cache
+def _real_folder(folder: Path) -> Path:
+    """``folder`` without ``..``, links on the way followed as the system does."""
+    return folder.resolve()
+
+
+def _default_id(given: str, folder: Path) -> str:
+    """The path as given, relative to the manifest's folder where it lies in it."""
+    if _scheme(given):
+        return given
+    path = Path(given)
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+
+
+def _siblings(file: Path) -> list[str]:
+    try:
+        return [entry.name for entry in file.parent.iterdir()]
+    except OSError:
+        return []
+
+
+def _matches(pattern: Path) -> tuple[Path, list[Path]]:
+    """The folder up to a glob's first wildcard, and the files that match or lie below a folder that does."""
+    parts = list(pattern.parts)
+    base = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    found = {f for p in glob.iglob(str(pattern), recursive=True) for f in (_files_below(Path(p)) if Path(p).is_dir() else [Path(p)])}  # noqa: PTH207
+    return base, sorted(found)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file under ``folder``, sorted, hidden ones skipped; links are followed, loops are not; a dead link counts as a file.
+
+    Pipes, sockets and devices are no files: opening one could wait for ever.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ManifestError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+
+    above: dict[str, set[str]] = {str(folder): {os.path.realpath(folder)}}
+    found: list[Path] = []
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        inner = {name: os.path.realpath(os.path.join(root, name)) for name in folders if not name.startswith(".")}  # noqa: PTH118
+        folders[:] = [name for name, real in inner.items() if real not in above[root]]
+        above.update({os.path.join(root, name): above[root] | {inner[name]} for name in folders})  # noqa: PTH118
+        found += [Path(root, name) for name in files if not name.startswith(".") and _may_be_read(Path(root, name))]
+    yield from sorted(found)
+
+
+def _may_be_read(file: Path) -> bool:
+    """A regular file, or a link that leads nowhere."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except OSError:
+        return True
+
+
+def _listed_file(root: Path, relative: Path) -> dict[str, Any]:
+    """A row for a file found on disk; a name that is not UTF-8 is written as a percent-encoded file URI."""
+    path = root / relative
+    try:
+        str(relative).encode()
+        return {"video_id": relative.as_posix(), "uri": str(path)}
+    except UnicodeEncodeError:
+        return {"video_id": path.as_uri().removeprefix(root.as_uri() + "/"), "uri": path.as_uri()}
+
+
+def _listed(rows: list[dict[str, Any]], path: str) -> pa.Table:
+    for row in rows:
+        scheme = _scheme(row["uri"])
+        if scheme and scheme not in SCHEMES:
+            raise ManifestError(f"{path}: scheme '{scheme}' is not read here{nearest(scheme, SCHEMES)} (known: {', '.join(SCHEMES)})")
+    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+
+
+def _class_folders(folder: Path) -> pa.Table:
+    """``folder/label/...`` or ``folder/split/label/...``; files beside the class folders are not part of the data."""
+    top = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    by_split = bool(top) and all(f.name.lower() in _SPLIT_FOLDERS for f in top)
+    root = folder.resolve()
+    depth = 2 if by_split else 1
+    rows = []
+    for file in _files_below(folder):
+        relative = file.relative_to(folder)
+        if len(relative.parts) > depth:
+            label = unicodedata.normalize("NFC", relative.parts[depth - 1].strip())
+            rows.append(_listed_file(root, relative) | {"label": label, "split": relative.parts[0] if by_split else None})
+    if not rows:
+        example = f"{folder}/train/left/a.mp4" if by_split else f"{folder}/left/a.mp4"
+        raise ManifestError(f"{folder}: no files in class folders; expected e.g. {example}, or give a label file")
+    return _listed(rows, str(folder))
