@@ -1,0 +1,57 @@
+"""Motion for a frame encoder at almost no cost: what changed in the grid of features. Causal, with a constant-size state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from reelscribe.models.naming import unknown
+
+Carried = tuple[Tensor, ...]
+
+
+class Motion(nn.Module, ABC):
+    """``forward(grid, carried) -> (grid, carried)``: the next frames, and what is carried from the frames before."""
+
+    channel_factor: int  # channels out / channels in
+
+    @abstractmethod
+    def forward(self, grid: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """(B, T, D, h, w) -> (B, T, D * channel_factor, h, w)."""
+
+
+class NoMotion(Motion):
+    """The grid as it is."""
+
+    channel_factor = 1
+
+    def forward(self, grid: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:  # noqa: ARG002
+        """(B, T, D, h, w) -> the same."""
+        return grid, ()
+
+
+class FrameDifference(Motion):
+    """Append each frame's change since the frame before; zero at the first."""
+
+    channel_factor = 2
+
+    def forward(self, grid: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """(B, T, D, h, w) -> (B, T, 2 D, h, w)."""
+        before = grid[:, :1] if carried is None else carried[0]
+        change = grid - torch.cat((before, grid[:, :-1]), 1)
+        return torch.cat((grid, change), 2), (grid[:, -1:],)
+
+
+MOTIONS: dict[str, type[Motion]] = {
+    "none": NoMotion,
+    "difference": FrameDifference,
+}
+
+
+def build_motion(name: str) -> Motion:
+    """A motion stage by name. Raises ValueError naming those there are."""
+    if name not in MOTIONS:
+        raise unknown("motion", name, MOTIONS)
+    return MOTIONS[name]()

@@ -1,0 +1,140 @@
+"""Video recognition with a frame encoder and a recurrent core.
+
+frames (B, T, 3, H, W) bytes
+  -> encoder      grid of features (B, T, D, h, w); cacheable when frozen
+  -> motion       the grid and its change since the frame before
+  -> projection   1x1 convolution to a few channels, flattened: position is kept, never pooled away
+  -> recurrent    hidden states (B, T, hidden)
+  -> readout      one vector a clip
+  -> classifier   logits (B, classes)
+
+Everything is causal: ``step`` after t frames gives the logits of the whole-clip pass over these t frames.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reelscribe.models.dropout import SequenceDropout
+from reelscribe.models.encoders import build_encoder
+from reelscribe.models.motion import build_motion
+from reelscribe.models.readout import build_readout
+from reelscribe.models.recurrent import build_core
+
+
+class RecognizerState(NamedTuple):
+    """What a stream carries from frame to frame; its size does not grow. All tensors have the streams of the batch as one dimension."""
+
+    motion: tuple[Tensor, ...]
+    recurrent: tuple[Tensor, ...]
+    readout: tuple[Tensor, ...]
+
+
+class GridProjection(nn.Module):
+    """A few channels of each grid cell, then one vector a frame from all cells in their places."""
+
+    def __init__(self, channels: int, cells: int, *, projection: int, out_features: int) -> None:
+        super().__init__()
+        self.scale = nn.GroupNorm(1, channels)
+        self.reduce = nn.Conv2d(channels, projection, 1)
+        self.flatten = nn.Linear(projection * cells, out_features)
+        self.norm = nn.LayerNorm(out_features)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(B, T, D, h, w) -> (B, T, out_features)."""
+        cells = torch.relu(self.reduce(self.scale(grid.flatten(0, 1))))  # (B * T, projection, h, w)
+        flat = cells.flatten(1).unflatten(0, grid.shape[:2])  # (B, T, projection * h * w)
+        out: Tensor = self.norm(self.flatten(flat))
+        return out
+
+
+class Recognizer(nn.Module):
+    """Encoder + recurrent core + readout -> class logits.
+
+    ``frame_size`` is (height, width) in pixels. See build_encoder, build_motion, build_core and build_readout for the names.
+    Raises ValueError for a name or a number that cannot be.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        frame_size: tuple[int, int],
+        encoder: str = "tf_efficientnet_lite0",
+        weights: str = "package",
+        stride: int = 16,
+        trainable_stages: int = 0,
+        motion: str = "difference",
+        projection: int = 32,
+        recurrent: str = "gru",
+        hidden_size: int = 256,
+        layers: int = 1,
+        readout: str = "attention",
+        dropout: float = 0.3,
+    ) -> None:
+        super().__init__()
+        sizes = {"num_classes": num_classes, "projection": projection, "hidden_size": hidden_size, "layers": layers}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1")
+        self.encoder = build_encoder(encoder, weights=weights, stride=stride, trainable_stages=trainable_stages)
+        self.grid_size = self.encoder.grid_size(*frame_size)
+        cells = self.grid_size[0] * self.grid_size[1]
+        self.motion = build_motion(motion)
+        channels = self.encoder.channels * self.motion.channel_factor
+        self.projection = GridProjection(channels, cells, projection=projection, out_features=hidden_size)
+        self.input_dropout = SequenceDropout(dropout)
+        self.recurrent = build_core(recurrent, hidden_size, hidden_size, layers=layers, dropout=dropout)
+        self.readout = build_readout(readout, hidden_size)
+        self.output_dropout = SequenceDropout(dropout)
+        self.classifier = nn.Linear(hidden_size, num_classes)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """RGB bytes (B, T, 3, H, W) -> grid (B, T, D, h, w). The part that may be cached when the encoder is frozen."""
+        if frames.ndim != 5 or frames.shape[2] != 3 or frames.dtype != torch.uint8:
+            raise ValueError(f"frames are {frames.dtype} {tuple(frames.shape)}, expected uint8 (B, T, 3, H, W)")
+        grid: Tensor = self.encoder(frames.flatten(0, 1))
+        return grid.unflatten(0, frames.shape[:2])
+
+    def forward_features(self, grid: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - causal: padding comes after all that counts
+        """Grid (B, T, D, h, w) -> states (B, T, hidden); those past a clip's length mean nothing."""
+        states, _ = self._advance(grid, None)
+        return states
+
+    def forward_head(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """States (B, T, hidden), of which the first lengths (B,) count -> logits (B, num_classes)."""
+        summary, _ = self.readout(states, lengths)
+        logits: Tensor = self.classifier(self.output_dropout(summary))
+        return logits
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """RGB bytes (B, T, 3, H, W), of which the first lengths (B,) count -> logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(self.encode(frames), lengths), lengths)
+
+    def extend(self, frames: Tensor, state: RecognizerState | None = None) -> tuple[Tensor, RecognizerState]:
+        """The next frames (B, T, 3, H, W) of running clips -> logits (B, num_classes) of all frames so far, and the state after them."""
+        states, carried = self._advance(self.encode(frames), state)
+        lengths = torch.full((len(states),), states.shape[1], device=states.device)
+        summary, readout = self.readout(states, lengths, state.readout if state is not None else None)
+        logits: Tensor = self.classifier(self.output_dropout(summary))
+        return logits, carried._replace(readout=readout)
+
+    def step(self, frame: Tensor, state: RecognizerState | None = None) -> tuple[Tensor, RecognizerState]:
+        """The next frame (B, 3, H, W) of running clips -> logits (B, num_classes) of all frames so far, and the state after it."""
+        return self.extend(frame[:, None], state)
+
+    def set_shard(self, offset: int, total: int) -> None:
+        """This process holds the sequences from ``offset`` on of a batch of ``total``: draw dropout for the whole batch."""
+        for module in self.modules():
+            if isinstance(module, SequenceDropout):
+                module.shard = (offset, total)
+
+    def _advance(self, grid: Tensor, state: RecognizerState | None) -> tuple[Tensor, RecognizerState]:
+        """Grid of the next frames -> their states, and what is carried (the readout's part is left empty)."""
+        grid, motion = self.motion(grid, state.motion if state is not None else None)
+        x = self.input_dropout(self.projection(grid))
+        states, recurrent = self.recurrent(x, state.recurrent if state is not None else None)
+        return states, RecognizerState(motion=motion, recurrent=recurrent, readout=())

@@ -1,0 +1,259 @@
+"""One battery over every registered encoder that builds offline, motion, core and readout; then the whole recognizer."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from reelscribe.models.encoders import build_encoder
+from reelscribe.models.motion import MOTIONS
+from reelscribe.models.readout import READOUTS
+from reelscribe.models.recognizer import Recognizer, RecognizerState
+from reelscribe.models.recurrent import CORES
+from safetensors.torch import load, save
+from torch import Tensor
+
+CLASSES = 5
+TINY: dict[str, Any] = {
+    "num_classes": CLASSES,
+    "frame_size": (32, 48),
+    "encoder": "tiny",
+    "weights": "none",
+    "stride": 8,
+    "trainable_stages": 3,
+    "projection": 6,
+    "hidden_size": 12,
+}
+COMBINATIONS = list(itertools.product(MOTIONS, CORES, READOUTS))
+
+
+def recognizer(**changes: Any) -> Recognizer:
+    torch.manual_seed(0)
+    return Recognizer(**{**TINY, **changes})
+
+
+def clips(batch: int = 3, frames: int = 7, size: tuple[int, int] = (32, 48)) -> Tensor:
+    return torch.randint(0, 256, (batch, frames, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def stepped(model: Recognizer, frames: Tensor) -> list[Tensor]:
+    """Logits after each frame."""
+    state: RecognizerState | None = None
+    out = []
+    for frame in frames.unbind(1):
+        logits, state = model.step(frame, state)
+        out.append(logits)
+    return out
+
+
+@pytest.mark.parametrize(("motion", "core", "readout"), COMBINATIONS)
+class TestEveryCombination:
+    @pytest.mark.parametrize("layers", [1, 2])
+    def test_finite_and_of_the_declared_shapes(self, motion: str, core: str, readout: str, layers: int) -> None:
+        model = recognizer(motion=motion, recurrent=core, readout=readout, layers=layers)
+        frames, lengths = clips(), torch.tensor([7, 3, 1])
+        grid = model.encode(frames)
+        assert grid.shape == (3, 7, model.encoder.channels, *model.grid_size)
+        assert model.grid_size == (4, 6)
+        states = model.forward_features(grid, lengths)
+        assert states.shape == (3, 7, 12)
+        logits = model.forward_head(states, lengths)
+        assert logits.shape == (3, CLASSES)
+        assert logits.isfinite().all()
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    def test_every_trainable_parameter_gets_a_finite_gradient(self, motion: str, core: str, readout: str, layers: int) -> None:
+        model = recognizer(motion=motion, recurrent=core, readout=readout, layers=layers)
+        loss = torch.nn.functional.cross_entropy(model(clips(), torch.tensor([7, 3, 2])), torch.tensor([0, 1, 2]))
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.requires_grad, name
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    def test_stepped_equals_whole(self, motion: str, core: str, readout: str, layers: int) -> None:
+        model = recognizer(motion=motion, recurrent=core, readout=readout, layers=layers).eval()
+        frames = clips(frames=9)
+        with torch.no_grad():
+            for t, logits in enumerate(stepped(model, frames), start=1):
+                whole = model(frames[:, :t], torch.full((3,), t))
+                torch.testing.assert_close(logits, whole, atol=1e-5, rtol=1e-5)
+
+    def test_chunks_of_any_size_equal_the_whole(self, motion: str, core: str, readout: str) -> None:
+        model = recognizer(motion=motion, recurrent=core, readout=readout).eval()
+        frames = clips(frames=9)
+        with torch.no_grad():
+            whole = model(frames, torch.full((3,), 9))
+            for sizes in ((4, 5), (1, 8), (2, 3, 4)):
+                state = None
+                for chunk in frames.split(list(sizes), dim=1):
+                    logits, state = model.extend(chunk, state)
+                torch.testing.assert_close(logits, whole, atol=1e-5, rtol=1e-5)
+
+    def test_padding_changes_nothing(self, motion: str, core: str, readout: str) -> None:
+        model = recognizer(motion=motion, recurrent=core, readout=readout).eval()
+        frames, lengths = clips(), torch.tensor([7, 4, 1])
+        with torch.no_grad():
+            padded = model(frames, lengths)
+            other = frames.clone()
+            for row, length in enumerate(lengths):
+                other[row, length:] = 255
+            torch.testing.assert_close(model(other, lengths), padded, atol=1e-6, rtol=1e-5)
+            for row, length in enumerate(lengths):
+                alone = model(frames[row : row + 1, :length], lengths[row : row + 1])
+                torch.testing.assert_close(alone[0], padded[row], atol=1e-5, rtol=1e-5)
+
+    def test_padding_sends_no_gradient(self, motion: str, core: str, readout: str) -> None:
+        model = recognizer(motion=motion, recurrent=core, readout=readout).eval()
+        grid = model.encode(clips()).detach().requires_grad_()
+        lengths = torch.tensor([7, 4, 1])
+        model.forward_head(model.forward_features(grid, lengths), lengths).square().sum().backward()
+        assert grid.grad is not None
+        for row, length in enumerate(lengths):
+            assert grid.grad[row, length:].abs().sum() == 0
+            assert grid.grad[row, :length].abs().sum() > 0
+
+    def test_a_batch_equals_its_singles(self, motion: str, core: str, readout: str) -> None:
+        model = recognizer(motion=motion, recurrent=core, readout=readout).train()
+        for module in model.modules():
+            if isinstance(module, type(model.input_dropout)):
+                module.rate = 0.0
+        frames, lengths = clips(), torch.tensor([7, 7, 7])
+        batch = model(frames, lengths)
+        for row in range(3):
+            torch.testing.assert_close(model(frames[row : row + 1], lengths[:1])[0], batch[row], atol=1e-5, rtol=1e-5)
+
+    def test_saved_and_loaded_is_equal(self, motion: str, core: str, readout: str) -> None:
+        model = recognizer(motion=motion, recurrent=core, readout=readout).eval()
+        other = Recognizer(**{**TINY, "motion": motion, "recurrent": core, "readout": readout}).eval()
+        other.load_state_dict(load(save({k: v.contiguous() for k, v in model.state_dict().items()})), strict=True)
+        with torch.no_grad():
+            assert torch.equal(other(clips(), torch.tensor([7, 3, 1])), model(clips(), torch.tensor([7, 3, 1])))
+
+    def test_overfits_one_batch(self, motion: str, core: str, readout: str) -> None:
+        model = recognizer(motion=motion, recurrent=core, readout=readout, dropout=0.0)
+        frames, labels = clips(batch=6, frames=4), torch.tensor([0, 1, 2, 3, 4, 0])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(frames, torch.full((6,), 4)), labels)
+            loss.backward()
+            optimizer.step()
+        assert loss.item() < 0.05
+
+
+def test_order_matters_to_every_core() -> None:
+    for core in CORES:
+        model = recognizer(recurrent=core, motion="none", readout="mean").eval()
+        frames, lengths = clips(), torch.full((3,), 7)
+        with torch.no_grad():
+            assert (model(frames, lengths) - model(frames.flip(1), lengths)).abs().max() > 1e-3
+
+
+def test_state_has_constant_size_and_goes_through_a_file() -> None:
+    model = recognizer(layers=2).eval()
+    frames = clips(frames=6)
+    with torch.no_grad():
+        _, after_one = model.step(frames[:, 0])
+        _, after_three = model.extend(frames[:, 1:3], after_one)
+        shapes = [[t.shape for t in part] for part in after_one]
+        assert shapes == [[t.shape for t in part] for part in after_three]
+        stored = {f"{field}.{i}": t for field in after_three._fields for i, t in enumerate(getattr(after_three, field))}
+        restored = load(save({k: v.contiguous() for k, v in stored.items()}))
+        again = RecognizerState(
+            **{f: tuple(restored[f"{f}.{i}"] for i in range(len(getattr(after_three, f)))) for f in RecognizerState._fields}
+        )
+        assert torch.equal(model.extend(frames[:, 3:], again)[0], model.extend(frames[:, 3:], after_three)[0])
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_ten_thousand_steps_stay_finite(readout: str) -> None:
+    model = recognizer(readout=readout, frame_size=(8, 8), stride=2, trainable_stages=0, hidden_size=4).eval()
+    frames = clips(batch=1, frames=500, size=(8, 8))
+    state = None
+    with torch.no_grad():
+        for _ in range(20):
+            logits, state = model.extend(frames, state)
+    assert logits.isfinite().all()
+
+
+def test_only_the_chosen_stages_learn() -> None:
+    model = recognizer(trainable_stages=1)
+    learning = {n.split(".")[1] for n, p in model.encoder.named_parameters() if p.requires_grad}
+    assert learning == {"2"}
+    model(clips(), torch.full((3,), 7)).sum().backward()
+    for name, parameter in model.encoder.named_parameters():
+        assert (parameter.grad is None) == name.startswith(("body.0", "body.1")), name
+
+
+def test_frozen_grid_can_be_cached() -> None:
+    model = recognizer(trainable_stages=0)
+    grid = model.encode(clips())
+    assert not grid.requires_grad
+    lengths = torch.full((3,), 7)
+    model.eval()
+    torch.testing.assert_close(model.forward_head(model.forward_features(grid, lengths), lengths), model(clips(), lengths))
+
+
+def test_ranks_draw_the_masks_of_one_process() -> None:
+    whole = recognizer(layers=2, dropout=0.5).train()
+    frames, lengths = clips(batch=5), torch.full((5,), 7)
+    torch.manual_seed(3)
+    expected = whole(frames, lengths)
+    after = torch.rand(1)
+    for offset, rows in ((0, 3), (3, 2)):
+        rank = copy.deepcopy(whole)
+        rank.set_shard(offset, 5)
+        torch.manual_seed(3)
+        got = rank(frames[offset : offset + rows], lengths[:rows])
+        assert torch.equal(torch.rand(1), after)
+        torch.testing.assert_close(got, expected[offset : offset + rows], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="does not fit"):
+        rank(frames, lengths)
+
+
+def test_default_model_steps_as_it_sees_the_whole() -> None:
+    torch.manual_seed(0)
+    model = Recognizer(num_classes=11, frame_size=(64, 96)).eval()
+    assert model.grid_size == (4, 6)
+    assert model.encoder.channels == 112
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    frames = clips(batch=2, frames=5, size=(64, 96))
+    with torch.no_grad():
+        for t, logits in enumerate(stepped(model, frames), start=1):
+            torch.testing.assert_close(logits, model(frames[:, :t], torch.full((2,), t)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recurrent": "grü"}, r"unknown recurrent core 'grü'; nearest: gru \(known: rnn_tanh, lstm, gru\)"),
+        ({"readout": "atention"}, r"unknown readout 'atention'; nearest: attention"),
+        ({"motion": "diff"}, r"unknown motion 'diff'"),
+        ({"encoder": "tinny"}, r"unknown encoder 'tinny'; nearest: tiny"),
+        ({"weights": "package"}, r"'tiny' learns from scratch"),
+        ({"stride": 64}, r"stride 64: this encoder has strides 2, 4, 8, 16"),
+        ({"trainable_stages": 4}, r"trainable_stages=4: this encoder has 3 stages"),
+        ({"hidden_size": 0}, r"hidden_size=0: expected at least 1"),
+        ({"layers": 0}, r"layers=0"),
+        ({"dropout": 1.0}, r"dropout=1.0: expected 0 <= dropout < 1"),
+    ],
+)
+def test_impossible_parameters_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recognizer(**change)
+
+
+def test_wrong_frames_are_named() -> None:
+    with pytest.raises(ValueError, match=r"frames are torch.float32 \(1, 2, 3, 32, 48\), expected uint8"):
+        recognizer().encode(torch.zeros(1, 2, 3, 32, 48))
+
+
+def test_tiny_encoder_is_a_debug_size_model() -> None:
+    assert sum(p.numel() for p in recognizer().parameters()) < 10_000
+    assert build_encoder("tiny", stride=16).channels == 32
