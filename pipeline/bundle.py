@@ -100,11 +100,16 @@ class ModelBundle:
         return model.eval()
 
 
-def new_recognizer(model: ModelConfig, transform: TransformConfig, *, num_classes: int, weights: str | None = None) -> Recognizer:
-    """The network that a config describes; ``weights`` overrides where the encoder's come from."""
+def new_recognizer(
+    model: ModelConfig, transform: TransformConfig, *, num_classes: int, seed: int = 0, weights: str | None = None
+) -> Recognizer:
+    """The network that a config describes; the seed fixes its first weights, ``weights`` overrides where the encoder's come from."""
+    import torch
+
     from reelscribe.models.recognizer import Recognizer
 
     keywords: dict[str, Any] = model.model_dump() | ({"weights": weights} if weights else {})
+    torch.manual_seed(seed)
     try:
         return Recognizer(num_classes=num_classes, frame_size=(transform.height, transform.width), **keywords)
     except ValueError as error:

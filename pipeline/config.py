@@ -6,6 +6,7 @@ names the nearest valid one.
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reelscribe.pipeline.errors import ConfigError, nearest
 from reelscribe.pipeline.sampling import SamplingSpec, UniformSampling
-from reelscribe.pipeline.video.types import Backend, FrameSize
+from reelscribe.pipeline.video.types import Backend, DecodeLimits, FrameSize
 
 
 class _Section(BaseModel):
@@ -94,6 +95,16 @@ class DecodeConfig(_Section):
     workers: int = Field(default=0, ge=0, description="decode processes; 0 is one per core")
     timeout_s: float = Field(default=60.0, gt=0, description="wall clock per clip")
     memory_mb: int = Field(default=2048, ge=64, description="memory a decode process may add while it reads one clip")
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """The limits as decoding takes them."""
+        return DecodeLimits(timeout_s=self.timeout_s, memory_mb=self.memory_mb)
+
+    @property
+    def num_workers(self) -> int:
+        """Decode processes to start."""
+        return self.workers or os.cpu_count() or 1
 
 
 class TrackingConfig(_Section):

@@ -33,14 +33,14 @@ def pick_device(wanted: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def pad_frames(clips: Sequence[Frames]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stack clips of any length: uint8 (B, T, 3, H, W) padded with zeros at the end, and lengths (B,)."""
-    lengths = torch.tensor([len(c.pixels) for c in clips])
-    height, width = clips[0].pixels.shape[1:3]
-    batch = torch.zeros(len(clips), int(lengths.max()), 3, height, width, dtype=torch.uint8)
-    for row, clip in zip(batch, clips, strict=True):
-        row[: len(clip.pixels)] = torch.from_numpy(clip.pixels).permute(0, 3, 1, 2)  # (T, H, W, 3) -> (T, 3, H, W)
-    return batch, lengths
+def frames_tensor(frames: Frames) -> torch.Tensor:
+    """Frames as the networks take them: uint8 (T, 3, H, W)."""
+    return torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)  # (T, H, W, 3) -> (T, 3, H, W)
+
+
+def pad(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack clips (T, ...) of any length: (B, T, ...) with zeros at the end, and lengths (B,)."""
+    return torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True), torch.tensor([len(clip) for clip in clips])
 
 
 class Predictor:
@@ -61,7 +61,7 @@ class Predictor:
         return [self._predict(clip) for clip in clips]
 
     def _predict(self, clip: Clip) -> Prediction:
-        frames, lengths = pad_frames(clip.views)
+        frames, lengths = pad([frames_tensor(view) for view in clip.views])
         logits = self.model(frames.to(self.device), lengths.to(self.device)).float()  # (views, C)
         scores = (logits / self.bundle.spec.temperature).softmax(dim=-1).mean(dim=0).cpu().numpy()
         return to_prediction(scores, self.bundle.spec.labels)

@@ -1,0 +1,81 @@
+"""What the terminal shows: tables, JSON, and progress with the time left."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+OUT = Console(highlight=False, soft_wrap=True)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+LINE_EVERY_S = 10.0
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    """A table for people; cells are shown to the letter."""
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Console.render_str(OUT, str(cell), markup=False, emoji=False) for cell in row))
+    OUT.print(table)
+
+
+def say(text: str) -> None:
+    """A line for people on standard output, to the letter."""
+    OUT.print(text, markup=False, emoji=False)
+
+
+def note(text: str) -> None:
+    """A line for people on standard error: what goes on, not what came out."""
+    ERR.print(text, markup=False, emoji=False)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """A progress line on standard error; call the value with (done, total, extra text).
+
+    On a terminal it is one live line; elsewhere (a log file) a plain line every ten seconds.
+    """
+    if not ERR.is_terminal:
+        yield _Lines(what)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[extra]}"),
+    )
+    with Progress(*columns, console=ERR, transient=True) as bar:
+        task = bar.add_task(what, total=None, extra="")
+        yield lambda done, total, extra="": bar.update(task, completed=done, total=total, extra=extra)
+
+
+class _Lines:
+    """Progress for a log file."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.started = self.shown = time.monotonic()
+
+    def __call__(self, done: int, total: int, extra: str = "") -> None:
+        now = time.monotonic()
+        if now - self.shown < LINE_EVERY_S or not done:
+            return
+        self.shown = now
+        left = timedelta(seconds=round((now - self.started) / done * (total - done)))
+        note(f"{self.what}: {done} of {total}, about {left} left {extra}".rstrip())

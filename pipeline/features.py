@@ -1,0 +1,114 @@
+"""Content-addressed cache of arrays computed from clips: encoder outputs, or frames where the encoder itself learns.
+
+A file's name is the digest of everything that its content depends on (the video's bytes, the cut, the sampling plan, the frame
+size, the augmentation and the encoder's weights), so an entry can be absent but never stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reelscribe.pipeline.errors import VideoError
+from reelscribe.pipeline.video.clip import Clip, ClipRequest, file_digest
+from reelscribe.pipeline.video.sandbox import DecodePool
+
+if TYPE_CHECKING:
+    from torch import nn
+
+AnyArray = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayRequest:
+    """One array to have: how its clip is decoded, and whatever else ``compute`` depends on."""
+
+    clip: ClipRequest
+    recipe: tuple[str, ...]  # e.g. the encoder's digest and the augmentation with its seed
+
+
+class FeatureCache:
+    """A folder of ``.npy`` files named by digest; many processes may fill it at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: str) -> Path:
+        """Where the array of this key is, or would be."""
+        return self.folder / key[:2] / f"{key}.npy"
+
+    def save(self, key: str, array: AnyArray) -> None:
+        """Store an array; readers see it whole or not at all."""
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{key}.{os.getpid()}.npy")
+        np.save(temporary, array)
+        temporary.rename(path)
+
+    def fill(
+        self,
+        requests: Iterable[ArrayRequest],
+        *,
+        pool: DecodePool,
+        compute: Callable[[Clip, ArrayRequest], AnyArray],
+    ) -> Iterator[tuple[ArrayRequest, Path | VideoError]]:
+        """Have every array, decoding only for those that are missing; yields each request once, in order of completion."""
+        digests: dict[str, str | VideoError] = {}
+        missing: list[tuple[tuple[ArrayRequest, str], ClipRequest]] = []
+        for request in requests:
+            uri = request.clip.uri
+            if uri not in digests:
+                digests[uri] = _digest_or_error(uri)
+            digest = digests[uri]
+            if isinstance(digest, VideoError):
+                yield request, digest
+                continue
+            key = _key(request, digest)
+            if self.path(key).exists():
+                yield request, self.path(key)
+            else:
+                missing.append(((request, key), request.clip))
+        for (request, key), clip in pool.map(missing):
+            if isinstance(clip, VideoError):
+                yield request, clip
+            else:
+                self.save(key, compute(clip, request))
+                yield request, self.path(key)
+
+
+def module_digest(module: nn.Module) -> str:
+    """SHA-256 over the names and values of a network's tensors, hex."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest_or_error(uri: str) -> str | VideoError:
+    try:
+        return file_digest(uri)
+    except VideoError as error:
+        return error
+
+
+def _key(request: ArrayRequest, digest: str) -> str:
+    clip = request.clip
+    content = {
+        "file": digest,
+        "cut": [clip.start_s, clip.end_s],
+        "sampling": clip.sampling.model_dump(mode="json"),
+        "size": [clip.size.height, clip.size.width, clip.size.fit],
+        "jitter": clip.jitter_seed,
+        "backend": clip.backend,
+        "recipe": request.recipe,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,226 @@
+"""From a manifest to the arrays that the loop reads: who is in which split, what each clip becomes, which clips fail."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from reelscribe.pipeline.config import Config, DataConfig
+from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
+from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, module_digest
+from reelscribe.pipeline.predictor import frames_tensor, pad
+from reelscribe.pipeline.training.augment import augment
+from reelscribe.pipeline.video.clip import Clip, ClipRequest
+from reelscribe.pipeline.video.sandbox import DecodePool
+
+if TYPE_CHECKING:
+    from reelscribe.models.recognizer import Recognizer
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Labelled rows of a manifest by use, and the labels in the order of the model's outputs."""
+
+    labels: tuple[str, ...]
+    train: list[Row]
+    val: list[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSet:
+    """Clips of one split as files of arrays: ``files[clip][view]``, and the class of each clip."""
+
+    files: tuple[tuple[Path, ...], ...]
+    targets: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batch(self, indices: Sequence[int], views: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs (B, T, ...) padded with zeros, lengths (B,) and targets (B,) of these clips, each in the given view."""
+        arrays = [torch.from_numpy(np.load(self.files[i][v])) for i, v in zip(indices, views, strict=True)]
+        inputs, lengths = pad(arrays)
+        return inputs, lengths, torch.tensor([self.targets[i] for i in indices])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A clip that could not be decoded and so is not trained on."""
+
+    video_id: str
+    failure: str
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Everything that the loop reads; plain paths and numbers, so that it travels to other processes."""
+
+    labels: tuple[str, ...]
+    train: ClipSet
+    val: ClipSet
+    failures: tuple[Failure, ...]
+
+
+def split_rows(table: pa.Table, config: DataConfig, *, seed: int) -> Splits:
+    """Rows for training and validation, by the manifest's split column, else by holding out whole groups at random.
+
+    Raises ManifestError for a split that has no rows, or fewer than two labels.
+    """
+    rows = table.to_pylist()
+    if any(row["split"] for row in rows):
+        found = sorted({row["split"] for row in rows if row["split"]})
+        for name in (config.train_split, config.val_split):
+            if name not in found:
+                raise ManifestError(
+                    f"{config.manifest}: no row has the split '{name}'{nearest(name, found)} (splits there: {', '.join(found)})"
+                )
+        train = [row for row in rows if row["split"] == config.train_split]
+        val = [row for row in rows if row["split"] == config.val_split]
+    else:
+        train, val = _hold_out(rows, config.val_fraction, seed)
+    labels = sorted({row["label"] for row in train})
+    if len(labels) < 2:
+        raise ManifestError(f"{config.manifest}: the training rows have {len(labels)} label ({', '.join(labels)}), at least 2 are needed")
+    unseen = sorted({row["label"] for row in val} - set(labels))
+    if unseen:
+        raise ManifestError(f"{config.manifest}: labels of validation rows that no training row has: {', '.join(unseen)}")
+    return Splits(labels=tuple(labels), train=train, val=val)
+
+
+def _hold_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Split off about ``fraction`` of each label's rows; rows of one group stay together."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["group"] or row["video_id"], []).append(row)
+    names = sorted(groups)
+    random.Random(seed).shuffle(names)
+    wanted = {label: fraction * sum(row["label"] == label for row in rows) for label in {row["label"] for row in rows}}
+    train: list[Row] = []
+    val: list[Row] = []
+    for name in names:
+        room = all(wanted[row["label"]] >= 1 for row in groups[name])
+        (val if room else train).extend(groups[name])
+        if room:
+            for row in groups[name]:
+                wanted[row["label"]] -= 1
+    if not val:
+        raise ManifestError(f"too few rows to hold out {fraction:.0%} for validation: add rows, or a split column with train and val")
+    return train, val
+
+
+def prepare(
+    splits: Splits,
+    config: Config,
+    model: Recognizer,
+    *,
+    pool: DecodePool,
+    cache: FeatureCache,
+    progress: Callable[[int, int], None],
+) -> TrainingData:
+    """Decode every clip once and store what the loop needs: grid features if the encoder is frozen, else frames.
+
+    ``progress`` is called with arrays done and arrays wanted. Clips that fail are left out and listed; raises ManifestError if a split
+    has none left.
+    """
+    recipe = _Recipe(config, model)
+    train = [recipe.requests(row, train=True) for row in splits.train]
+    val = [recipe.requests(row, train=False) for row in splits.val]
+    wanted = dict.fromkeys(request for clip in train + val for request in clip)
+    have: dict[ArrayRequest, Path | VideoError] = {}
+    for request, result in cache.fill(wanted, pool=pool, compute=recipe.compute):
+        have[request] = result
+        progress(len(have), len(wanted))
+    failures: dict[str, Failure] = {}
+    return TrainingData(
+        labels=splits.labels,
+        train=_clip_set(splits.train, train, have, splits.labels, failures, where=f"{config.data.manifest}: training"),
+        val=_clip_set(splits.val, val, have, splits.labels, failures, where=f"{config.data.manifest}: validation"),
+        failures=tuple(failures.values()),
+    )
+
+
+def _clip_set(
+    rows: list[Row],
+    requests: list[list[ArrayRequest]],
+    have: dict[ArrayRequest, Path | VideoError],
+    labels: tuple[str, ...],
+    failures: dict[str, Failure],
+    *,
+    where: str,
+) -> ClipSet:
+    """The clips all of whose arrays are there; the others are added to ``failures``."""
+    files, targets = [], []
+    for row, views in zip(rows, requests, strict=True):
+        results = [have[request] for request in views]
+        error = next((result for result in results if isinstance(result, VideoError)), None)
+        if error:
+            failures[row["video_id"]] = Failure(video_id=row["video_id"], failure=error.failure, cause=str(error))
+        else:
+            files.append(tuple(result for result in results if isinstance(result, Path)))
+            targets.append(labels.index(row["label"]))
+    if not files:
+        first = next(iter(failures.values()))
+        raise ManifestError(f"{where}: not one clip can be decoded; {first.video_id}: {first.cause}")
+    return ClipSet(files=tuple(files), targets=tuple(targets))
+
+
+class _Recipe:
+    """What a clip becomes before the loop sees it."""
+
+    def __init__(self, config: Config, model: Recognizer) -> None:
+        self.config = config
+        self.model = model
+        self.frozen = config.model.trainable_stages == 0
+        self.encoder_digest = module_digest(model.encoder) if self.frozen else "frames"
+
+    def requests(self, row: Row, *, train: bool) -> list[ArrayRequest]:
+        """The plain clip for validation; ``augmentation.views`` changed copies for training."""
+        if not train:
+            return [ArrayRequest(clip=self._clip(row, jitter_seed=None), recipe=(self.encoder_digest,))]
+        settings = self.config.augmentation
+        requests = []
+        for view in range(settings.views):
+            seed = stable_seed(self.config.seed, row["video_id"], view)
+            clip = self._clip(row, jitter_seed=seed if settings.time_jitter else None)
+            requests.append(ArrayRequest(clip=clip, recipe=(self.encoder_digest, settings.model_dump_json(), str(seed))))
+        return requests
+
+    def _clip(self, row: Row, *, jitter_seed: int | None) -> ClipRequest:
+        return ClipRequest(
+            uri=row["uri"],
+            start_s=row["start_s"],
+            end_s=row["end_s"],
+            sampling=self.config.sampling,
+            size=self.config.transform.frame_size,
+            jitter_seed=jitter_seed,
+            backend=self.config.decode.backend,
+        )
+
+    @torch.inference_mode()
+    def compute(self, clip: Clip, request: ArrayRequest) -> AnyArray:
+        """The array of the clip's first view: features float16 (T, D, h, w), or frames uint8 (T, 3, H, W)."""
+        frames = frames_tensor(clip.views[0])
+        if len(request.recipe) > 1:
+            frames = augment(frames, self.config.augmentation, seed=int(request.recipe[2]))
+        if not self.frozen:
+            return frames.numpy()
+        device = next(self.model.parameters()).device
+        array: AnyArray = self.model.encode(frames[None].to(device))[0].half().cpu().numpy()
+        return array
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on all parts and on nothing else (not on the process, as ``hash`` does)."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

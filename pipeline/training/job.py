@@ -1,0 +1,150 @@
+"""One training from config to registered model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
+from reelscribe.pipeline.config import Config
+from reelscribe.pipeline.features import FeatureCache
+from reelscribe.pipeline.manifest import read_manifest, table_digest
+from reelscribe.pipeline.predictor import Predictor, pick_device
+from reelscribe.pipeline.report.pictures import confusion_matrix, curves
+from reelscribe.pipeline.tracking.provenance import git_state
+from reelscribe.pipeline.tracking.registry import ModelVersion, register_model
+from reelscribe.pipeline.tracking.runs import RunTracker
+from reelscribe.pipeline.tracking.uri import tracking_uri
+from reelscribe.pipeline.training.card import model_card
+from reelscribe.pipeline.training.data import Failure, Splits, TrainingData, prepare, split_rows
+from reelscribe.pipeline.training.evaluation import Evaluation, evaluate
+from reelscribe.pipeline.training.loop import Trained, Trainer
+from reelscribe.pipeline.training.metrics import fit_temperature
+from reelscribe.pipeline.training.ray_launch import train_on_ray
+from reelscribe.pipeline.video.sandbox import DecodePool
+
+Progress = Callable[[str], AbstractContextManager[Callable[..., None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a training leaves behind."""
+
+    bundle: ModelBundle
+    evaluation: Evaluation  # of the saved model on the validation clips
+    failures: tuple[Failure, ...]  # clips left out because they could not be decoded
+    run_id: str
+    tracking_uri: str
+    version: ModelVersion | None  # in the registry
+
+
+def run_training(config: Config, *, progress: Progress) -> TrainingResult:
+    """Train, evaluate, track and register. ``progress(what)`` opens a progress line; see console.progress.
+
+    Raises UsageError before anything starts if the config, the data or the tracking server is not usable.
+    """
+    output = Path(config.output).absolute()
+    uri = tracking_uri(config.tracking.uri, config.output)
+    table = read_manifest(config.data.manifest, require_labels=True)
+    splits = split_rows(table, config.data, seed=config.seed)
+    data_digest = table_digest(table)
+    with RunTracker(uri=uri, experiment=config.tracking.experiment, run_name=config.name, seed=config.seed) as run:
+        run.log_params(config.model_dump(mode="json"))
+        run.log_dataset(name=config.name, source=config.data.manifest, digest=data_digest, context="training", num_rows=table.num_rows)
+        folder = output / config.name / run.run_id
+        with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
+            data = _prepare(config, splits, pool, output / "cache", progress)
+            trained = _fit(config, data, folder, run, progress)
+            bundle, evaluation = _finish(config, splits, data, trained, folder / "model", data_digest, pool, progress)
+        _log_results(run, folder, trained, bundle, evaluation, data)
+        version = _register(config, bundle, run.run_id, uri)
+    return TrainingResult(
+        bundle=bundle, evaluation=evaluation, failures=data.failures, run_id=run.run_id, tracking_uri=uri, version=version
+    )
+
+
+def _prepare(config: Config, splits: Splits, pool: DecodePool, cache: Path, progress: Progress) -> TrainingData:
+    model = new_recognizer(config.model, config.transform, num_classes=len(splits.labels), seed=config.seed)
+    model = model.to(pick_device(config.training.device)).eval()
+    with progress("decoding and encoding") as advance:
+        return prepare(splits, config, model, pool=pool, cache=FeatureCache(cache), progress=advance)
+
+
+def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: Progress) -> Trained:
+    """Run the loop, in this process or on Ray; every epoch is tracked and leaves a checkpoint that can be used as a model."""
+    with progress("training") as advance:
+
+        def on_epoch(trained: Trained) -> None:
+            metrics = trained.history[-1]
+            epoch = int(metrics["epoch"])
+            run.log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step=epoch)
+            save_bundle(
+                folder / "checkpoint", spec=_spec(config, data), state=trained.state, card=f"Epoch {trained.epoch} of {config.name}.\n"
+            )
+            advance(epoch, config.training.epochs, f"loss {metrics['train_loss']:.3f}, validation top-1 {metrics['val_top1']:.3f}")
+
+        if config.training.workers > 1 or config.cluster.address:
+            return train_on_ray(config, data, folder=folder, on_epoch=on_epoch)
+        model = new_recognizer(config.model, config.transform, num_classes=len(data.labels), seed=config.seed)
+        device = pick_device(config.training.device)
+        return Trainer(model, config.training, data, seed=config.seed, device=device).fit(on_epoch)
+
+
+def _spec(config: Config, data: TrainingData, **extra: Any) -> BundleSpec:
+    return BundleSpec(
+        name=config.name, labels=data.labels, model=config.model, sampling=config.sampling, transform=config.transform, **extra
+    )
+
+
+def _finish(
+    config: Config,
+    splits: Splits,
+    data: TrainingData,
+    trained: Trained,
+    folder: Path,
+    data_digest: str,
+    pool: DecodePool,
+    progress: Progress,
+) -> tuple[ModelBundle, Evaluation]:
+    """Calibrate and save the model, then evaluate what was saved, from the video files on."""
+    git = git_state(Path.cwd())
+    spec = _spec(
+        config,
+        data,
+        temperature=fit_temperature(trained.val_logits, torch.tensor(data.val.targets)),
+        config_digest=hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+        data_digest=data_digest,
+        git_commit=git.commit if git else "",
+    )
+    draft = save_bundle(folder, spec=spec, state=trained.state, card="")
+    with progress("evaluating") as advance:
+        predictor = Predictor(draft, config.training.device)
+        evaluation = evaluate(predictor, splits.val, pool=pool, decode=config.decode, progress=advance)
+    spec = spec.model_copy(update={"metrics": evaluation.scores.metrics})
+    card = model_card(spec, config, data, evaluation)
+    return save_bundle(folder, spec=spec, state=trained.state, card=card), evaluation
+
+
+def _log_results(run: RunTracker, folder: Path, trained: Trained, bundle: ModelBundle, evaluation: Evaluation, data: TrainingData) -> None:
+    """Final metrics, pictures and the list of failures; they stay in the folder and go to the run."""
+    run.log_metrics(evaluation.scores.metrics | {"epoch": trained.epoch, "failures": len(data.failures)})
+    run.log_metrics({f"recall/{label}": value for label, value in evaluation.scores.recall.items()})
+    curves(trained.history, folder / "curves.png")
+    confusion_matrix(evaluation.scores.confusion, bundle.spec.labels, folder / "confusion_matrix.png")
+    for name in ("curves.png", "confusion_matrix.png"):
+        run.log_artifact(folder / name, "pictures")
+    run.log_text(json.dumps([asdict(failure) for failure in data.failures], indent=2, ensure_ascii=False), "failures.json")
+
+
+def _register(config: Config, bundle: ModelBundle, run_id: str, uri: str) -> ModelVersion | None:
+    if config.tracking.register_as == "-":
+        return None
+    name = config.tracking.register_as or config.name
+    return register_model(bundle.folder, run_id=run_id, name=name, alias=config.tracking.alias or None, uri=uri)
