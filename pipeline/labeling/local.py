@@ -1,0 +1,44 @@
+"""The local engine: decode processes feed the network in this process, both at work at the same time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from reelscribe.pipeline.labeling.stages import DecodeStage, Outcome, PredictStage, Video
+
+BATCH_SIZE = 8  # decoded clips, of any videos, that go to the network at once
+
+
+@dataclass
+class Clock:
+    """Where a session's time went, in seconds; the engine adds to it as it goes."""
+
+    predict_s: float = 0.0
+    wait_s: float = 0.0
+
+
+def label_locally(videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, clock: Clock) -> Generator[Outcome]:
+    """One outcome per video, in order of completion.
+
+    The decode processes run ahead by a bounded number of clips while the network works, so a batch is either there already or
+    decoding is what the job waits for.
+    """
+    predict.setup()
+    decode.setup()
+    try:
+        decoded = decode(videos)
+        while True:
+            asked = time.monotonic()
+            batch = list(islice(decoded, BATCH_SIZE))
+            got = time.monotonic()
+            clock.wait_s += got - asked
+            if not batch:
+                return
+            outcomes = predict(batch)
+            clock.predict_s += time.monotonic() - got
+            yield from outcomes
+    finally:
+        decode.teardown()

@@ -1,0 +1,140 @@
+"""The Ray engine: the same stages, placed by Ray Data. Decoding spreads over every CPU of the cluster, the network over its GPUs, or over
+its CPUs where there are none; Ray Data moves CPUs between the two as one or the other falls behind, and holds back whoever runs ahead."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from reelscribe.pipeline.bundle import ModelBundle, load_bundle
+from reelscribe.pipeline.cluster import cluster
+from reelscribe.pipeline.labeling.exchange import (
+    decoded_from_table,
+    decoded_to_table,
+    outcomes_from_table,
+    outcomes_to_table,
+    videos_from_table,
+    videos_to_table,
+)
+from reelscribe.pipeline.labeling.stages import DecodeStage, Outcome, PredictStage, Video
+
+MAX_VIDEOS_PER_TASK = 32  # videos that one decoding task takes; their frames travel together
+TASKS_PER_CPU = 4  # at least so many tasks for each CPU, so that a slow one does not hold up the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How the stages' actors share a cluster. One actor of each kind always fits, so neither waits for the other for ever."""
+
+    decode_cpus: float
+    max_decoders: int
+    predict_cpus: float
+    predict_gpus: float
+    max_predictors: int
+
+
+def place(cpus: float, gpus: float) -> Placement:
+    """Actors for a cluster of so many CPUs and GPUs.
+
+    With few CPUs an actor asks for half a CPU or less: then there are four places at least, and the pool that is behind gets the others.
+    """
+    share = 1.0 if cpus >= 4 else cpus / 4
+    places = max(2, math.floor(cpus / share))
+    if gpus >= 1:
+        return Placement(decode_cpus=share, max_decoders=places, predict_cpus=0, predict_gpus=1, max_predictors=math.floor(gpus))
+    return Placement(decode_cpus=share, max_decoders=places - 1, predict_cpus=share, predict_gpus=0, max_predictors=places - 1)
+
+
+def label_on_ray(videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, *, address: str) -> Generator[Outcome]:
+    """One outcome per video, in order of completion, from the cluster at ``address`` (empty starts one here).
+
+    The model is sent to the workers; videos must be under a path or URI that every worker reaches.
+    Raises ServiceUnavailableError where no cluster answers.
+    """
+    with cluster(address):
+        _be_quiet()
+        resources: dict[str, Any] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        placement = place(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
+        rows = list(videos)
+        per_task = min(MAX_VIDEOS_PER_TASK, max(1, len(rows) // (TASKS_PER_CPU * placement.max_decoders)))
+        dataset = (
+            ray.data.from_arrow([videos_to_table(chunk) for chunk in _chunks(rows, per_task)])
+            .map_batches(
+                DecodeActor,
+                fn_constructor_args=(decode,),
+                batch_format="pyarrow",
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=placement.max_decoders),
+                num_cpus=placement.decode_cpus,
+            )
+            .map_batches(
+                PredictActor,
+                fn_constructor_args=(ray.put(_model_files(predict.bundle)), predict.device),
+                batch_format="pyarrow",
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=placement.max_predictors),
+                num_cpus=placement.predict_cpus,
+                num_gpus=placement.predict_gpus,
+            )
+        )
+        for table in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
+            yield from outcomes_from_table(cast("pa.Table", table))
+
+
+class DecodeActor:
+    """DecodeStage with Arrow tables in and out; one decode process each."""
+
+    def __init__(self, stage: DecodeStage) -> None:
+        self.stage = stage
+        stage.setup()
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """VIDEO_SCHEMA to tables of one row of DECODED_SCHEMA."""
+        for decoded in self.stage(videos_from_table(table)):
+            yield decoded_to_table([decoded])
+
+    def __del__(self) -> None:  # what Ray Data calls when it gives an actor up
+        self.stage.teardown()
+
+
+class PredictActor:
+    """PredictStage with Arrow tables in and out; opens the model from the bytes of its files."""
+
+    def __init__(self, files: dict[str, bytes], device: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in files.items():
+                (Path(folder) / name).write_bytes(data)
+            self.stage = PredictStage(load_bundle(Path(folder)), device=device)
+            self.stage.setup()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """DECODED_SCHEMA to OUTCOME_SCHEMA."""
+        return outcomes_to_table(self.stage(decoded_from_table(table)))
+
+
+def _model_files(bundle: ModelBundle) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in bundle.folder.iterdir() if file.is_file()}
+
+
+def _chunks(videos: list[Video], size: int) -> Iterator[list[Video]]:
+    rest = iter(videos)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _be_quiet() -> None:
+    """Ray Data tells of its own plans and progress; the job tells of its own."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

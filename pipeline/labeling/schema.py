@@ -1,0 +1,140 @@
+"""The two tables a labelling job leaves: typed, versioned, each field explained in the Parquet file itself.
+
+Every row of a job's input ends as exactly one row in one of them. ``explain(LABELS)`` gives the fields as text; in a Parquet file the
+same words stand in each field's metadata under ``meaning``, and the version in the schema's metadata under ``reelscribe.schema_version``.
+
+Adding a nullable column keeps the version; renaming, retyping or dropping one, or changing what a column means, raises it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from reelscribe.pipeline.labeling.stages import Failed, Labelled, Outcome
+
+SCHEMA_VERSION = 1
+
+TOP_K_TYPE = pa.list_(pa.struct([pa.field("label", pa.string(), nullable=False), pa.field("confidence", pa.float64(), nullable=False)]))
+TIME_TYPE = pa.timestamp("us", tz="UTC")
+
+
+def _field(name: str, kind: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field[Any]:
+    return pa.field(name, kind, nullable=nullable, metadata={"meaning": meaning})
+
+
+def _schema(table: str, fields: list[pa.Field[Any]]) -> pa.Schema:
+    return pa.schema(fields, metadata={"reelscribe.table": table, "reelscribe.schema_version": str(SCHEMA_VERSION)})
+
+
+_INPUT = [
+    _field("video_id", pa.string(), "name of the row in the input; unique in the job"),
+    _field("uri", pa.string(), "the file: an absolute path or a URI"),
+    _field("start_s", pa.float64(), "start of the clip asked for, seconds from the first frame; null is the first frame", nullable=True),
+    _field("end_s", pa.float64(), "end of the clip asked for, seconds from the first frame; null is the end of the video", nullable=True),
+]
+
+LABELS = _schema(
+    "labels",
+    [
+        *_INPUT,
+        _field("label", pa.string(), "the most probable label"),
+        _field("confidence", pa.float64(), "probability of the label, after the model's temperature scaling, 0 to 1"),
+        _field("top_k", TOP_K_TYPE, "the most probable labels with their probabilities, most probable first"),
+        _field("frame_index", pa.list_(pa.int64()), "frames that the model saw, as positions in presentation order from 0; views in a row"),
+        _field("frame_time_s", pa.list_(pa.float64()), "presentation time of each of these frames, seconds"),
+        _field("reader", pa.string(), "decoding library that gave the frames"),
+        _field("content_digest", pa.string(), "SHA-256 of the file's bytes when it was read, hex"),
+        _field("duration_s", pa.float64(), "length of the whole video, seconds"),
+        _field("model_name", pa.string(), "registered name of the model; for a folder, the name in its model.json"),
+        _field("model_version", pa.string(), "registered version; null for a folder or a run", nullable=True),
+        _field("model_alias", pa.string(), "alias the model was asked for by, at that time; null without one", nullable=True),
+        _field("run_id", pa.string(), "training run of the model; null where it is not known", nullable=True),
+        _field("weights_digest", pa.string(), "SHA-256 of the model's weights file, hex"),
+        _field("job_id", pa.string(), "the job, as in job.json"),
+        _field("labelled_at", TIME_TYPE, "when the row was made"),
+    ],
+)
+
+FAILURES = _schema(
+    "failures",
+    [
+        *_INPUT,
+        _field("failure", pa.string(), "class of the failure: not_found, truncated, no_video_stream, timeout, ..."),
+        _field("cause", pa.string(), "what was found, in words"),
+        _field("advice", pa.string(), "what a person can do about it"),
+        _field("retryable", pa.bool_(), "whether the same file may work a moment later"),
+        _field("job_id", pa.string(), "the job, as in job.json"),
+        _field("failed_at", TIME_TYPE, "when the row was made"),
+    ],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """Where the labels of a job come from: the columns that are the same in each of its rows."""
+
+    model_name: str
+    model_version: str | None
+    model_alias: str | None
+    run_id: str | None
+    weights_digest: str
+    job_id: str
+
+
+def labels_table(outcomes: Iterable[Outcome], trace: Trace) -> pa.Table:
+    """The labelled ones among ``outcomes``, in their order, as LABELS."""
+    return pa.Table.from_pylist([_label_row(o, o.result, trace) for o in outcomes if isinstance(o.result, Labelled)], schema=LABELS)
+
+
+def failures_table(outcomes: Iterable[Outcome], trace: Trace) -> pa.Table:
+    """The failed ones among ``outcomes``, in their order, as FAILURES."""
+    return pa.Table.from_pylist([_failure_row(o, o.result, trace) for o in outcomes if isinstance(o.result, Failed)], schema=FAILURES)
+
+
+def explain(schema: pa.Schema) -> str:
+    """One line per field: name, type, meaning."""
+    return "\n".join(
+        f"{field.name}: {field.type}{'?' if field.nullable else ''}  {(field.metadata or {})[b'meaning'].decode()}" for field in schema
+    )
+
+
+def _input_columns(outcome: Outcome) -> dict[str, Any]:
+    video = outcome.video
+    return {"video_id": video.video_id, "uri": video.uri, "start_s": video.start_s, "end_s": video.end_s}
+
+
+def _label_row(outcome: Outcome, result: Labelled, trace: Trace) -> dict[str, Any]:
+    return {
+        **_input_columns(outcome),
+        "label": result.label,
+        "confidence": result.confidence,
+        "top_k": [{"label": label, "confidence": confidence} for label, confidence in result.top_k],
+        "frame_index": list(result.frame_index),
+        "frame_time_s": list(result.frame_time_s),
+        "reader": result.reader,
+        "content_digest": result.content_digest,
+        "duration_s": result.duration_s,
+        **asdict(trace),
+        "labelled_at": _as_time(outcome.unix_time_s),
+    }
+
+
+def _failure_row(outcome: Outcome, result: Failed, trace: Trace) -> dict[str, Any]:
+    return {
+        **_input_columns(outcome),
+        "failure": result.failure,
+        "cause": result.cause,
+        "advice": result.advice,
+        "retryable": result.retryable,
+        "job_id": trace.job_id,
+        "failed_at": _as_time(outcome.unix_time_s),
+    }
+
+
+def _as_time(unix_time_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_time_s, UTC)

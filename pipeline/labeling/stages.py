@@ -1,0 +1,165 @@
+"""The two stages of labelling, and what passes between them. They know nothing of processes, queues or Ray: an engine places them.
+
+    Video -> DecodeStage -> Decoded -> PredictStage -> Outcome
+
+A stage is set up once per worker and then called with one batch after another. A video that cannot be used travels on as a value;
+neither stage ever raises for one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reelscribe.pipeline.bundle import ModelBundle
+from reelscribe.pipeline.errors import ModelError, VideoError
+from reelscribe.pipeline.video.clip import Clip, ClipRequest
+from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.types import Backend, DecodeLimits
+
+if TYPE_CHECKING:
+    from reelscribe.pipeline.predictor import Prediction, Predictor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Video:
+    """One row of the input."""
+
+    position: int  # place in the job's input, from 0
+    video_id: str
+    uri: str
+    start_s: float | None
+    end_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """Why a video has no label."""
+
+    failure: str
+    cause: str
+    advice: str
+    retryable: bool
+
+    @classmethod
+    def of(cls, error: VideoError) -> Failed:
+        """The failure that an error stands for."""
+        return cls(failure=error.failure, cause=str(error), advice=error.advice, retryable=error.retryable)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labelled:
+    """A video's label, and which frames it rests on."""
+
+    label: str
+    confidence: float
+    top_k: tuple[tuple[str, float], ...]
+    frame_index: tuple[int, ...]  # all views in a row
+    frame_time_s: tuple[float, ...]
+    reader: str
+    content_digest: str
+    duration_s: float
+
+    def __post_init__(self) -> None:
+        if len(self.frame_index) != len(self.frame_time_s):
+            raise ValueError(f"{len(self.frame_index)} frame indices and {len(self.frame_time_s)} times: expected as many of each")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """What decoding made of a video."""
+
+    video: Video
+    clip: Clip | Failed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of a video, and when."""
+
+    video: Video
+    result: Labelled | Failed
+    unix_time_s: float
+
+
+class DecodeStage:
+    """Videos to frames, in sandboxed processes that a bad file cannot take down.
+
+    ``workers`` decode processes; outputs come in order of completion.
+    """
+
+    def __init__(self, bundle: ModelBundle, *, backend: Backend, limits: DecodeLimits, workers: int) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.limits = limits
+        self.workers = workers
+        self._pool: DecodePool | None = None
+
+    def setup(self) -> None:
+        """Start the decode processes."""
+        self._pool = DecodePool(self.workers, self.limits).__enter__()
+
+    def __call__(self, videos: Iterable[Video]) -> Iterator[Decoded]:
+        """Decode a batch of any length; it is read only as far ahead as the processes need."""
+        if self._pool is None:
+            raise RuntimeError("DecodeStage was called before setup()")
+        for video, clip in self._pool.map((video, self._request(video)) for video in videos):
+            yield Decoded(video=video, clip=Failed.of(clip) if isinstance(clip, VideoError) else clip)
+
+    def teardown(self) -> None:
+        """Stop the decode processes."""
+        if self._pool is not None:
+            self._pool.__exit__(None, None, None)
+            self._pool = None
+
+    def _request(self, video: Video) -> ClipRequest:
+        return self.bundle.request(video.uri, video.start_s, video.end_s, backend=self.backend)
+
+
+class PredictStage:
+    """Frames to labels. The network is loaded by ``setup``, so that an object of this class is small and quick to send."""
+
+    def __init__(self, bundle: ModelBundle, *, device: str) -> None:
+        self.bundle = bundle
+        self.device = device
+        self._predictor: Predictor | None = None
+
+    def setup(self) -> None:
+        """Import torch and load the network."""
+        from reelscribe.pipeline.predictor import Predictor
+
+        self._predictor = Predictor(self.bundle, self.device)
+
+    def __call__(self, batch: Sequence[Decoded]) -> list[Outcome]:
+        """One outcome per decoded video, in the same order; failures pass through."""
+        if self._predictor is None:
+            raise RuntimeError("PredictStage was called before setup()")
+        clips = [decoded.clip for decoded in batch if isinstance(decoded.clip, Clip)]
+        predictions = iter(self._predictor(clips))
+        now = time.time()
+        return [
+            Outcome(
+                video=decoded.video,
+                result=decoded.clip if isinstance(decoded.clip, Failed) else _labelled(decoded.clip, next(predictions)),
+                unix_time_s=now,
+            )
+            for decoded in batch
+        ]
+
+
+def _labelled(clip: Clip, prediction: Prediction) -> Labelled:
+    if not math.isfinite(prediction.confidence):
+        raise ModelError("the model answers with numbers that are not finite; its weights are damaged or its training diverged")
+    return Labelled(
+        label=prediction.label,
+        confidence=prediction.confidence,
+        top_k=prediction.top_k,
+        frame_index=tuple(i for view in clip.views for i in view.index),
+        frame_time_s=tuple(t for view in clip.views for t in view.pts_seconds),
+        reader=clip.views[0].backend,
+        content_digest=clip.digest,
+        duration_s=clip.info.duration_s,
+    )
