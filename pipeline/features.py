@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reelscribe.pipeline.errors import VideoError
-from reelscribe.pipeline.video.clip import Clip, ClipRequest, file_digest
+from reelscribe.pipeline.video.clip import Clip, ClipRequest, digest
 from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.source import local_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,11 +68,11 @@ class FeatureCache:
             uri = request.clip.uri
             if uri not in digests:
                 digests[uri] = _digest_or_error(uri)
-            digest = digests[uri]
-            if isinstance(digest, VideoError):
-                yield request, digest
+            content = digests[uri]
+            if isinstance(content, VideoError):
+                yield request, content
                 continue
-            key = _key(request, digest)
+            key = _key(request, content)
             if self.path(key).exists():
                 yield request, self.path(key)
             else:
@@ -86,24 +87,24 @@ class FeatureCache:
 
 def module_digest(module: nn.Module) -> str:
     """SHA-256 over the names and values of a network's tensors, hex."""
-    digest = hashlib.sha256(repr(module).encode())
+    total = hashlib.sha256(repr(module).encode())
     for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _digest_or_error(uri: str) -> str | VideoError:
     try:
-        return file_digest(uri)
+        return digest(local_path(uri))
     except VideoError as error:
         return error
 
 
-def _key(request: ArrayRequest, digest: str) -> str:
+def _key(request: ArrayRequest, file_digest: str) -> str:
     clip = request.clip
     content = {
-        "file": digest,
+        "file": file_digest,
         "cut": [clip.start_s, clip.end_s],
         "sampling": clip.sampling.model_dump(mode="json"),
         "size": [clip.size.height, clip.size.width, clip.size.fit],

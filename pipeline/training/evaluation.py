@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from reelscribe.pipeline.bundle import load_bundle
 from reelscribe.pipeline.config import DecodeConfig
+from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
+from reelscribe.pipeline.manifest import read_manifest
 from reelscribe.pipeline.predictor import Prediction, Predictor
+from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.training.data import Failure, stable_seed
 from reelscribe.pipeline.training.metrics import ClassificationScores, classification_scores
 from reelscribe.pipeline.video.clip import Clip
@@ -23,6 +27,7 @@ from reelscribe.pipeline.video.types import Frames
 class Evaluation:
     """Scores over the clips that could be decoded, and the ones that could not."""
 
+    labels: tuple[str, ...]
     scores: ClassificationScores
     predictions: dict[str, Prediction]  # by video id
     failures: tuple[Failure, ...]
@@ -65,10 +70,35 @@ def evaluate(
     probabilities = torch.from_numpy(np.stack([predictions[video_id].scores for video_id in ordered]))
     targets = torch.tensor([labels.index(by_id[video_id]["label"]) for video_id in ordered])
     return Evaluation(
+        labels=labels,
         scores=classification_scores(probabilities, targets, labels),
         predictions={video_id: predictions[video_id] for video_id in ordered},
         failures=tuple(failures),
     )
+
+
+def evaluate_model(
+    model: str,
+    data: str,
+    *,
+    split: str,
+    tracking: str,
+    device: str,
+    decode: DecodeConfig,
+    shuffle_seed: int | None,
+    progress: OpenProgress,
+) -> Evaluation:
+    """Fetch a model and evaluate it on a label file, or on the rows of one split of it."""
+    rows = read_manifest(data, require_labels=True).to_pylist()
+    if split:
+        found = sorted({row["split"] for row in rows if row["split"]})
+        if split not in found:
+            there = f"splits there: {', '.join(found)}" if found else "it has no split column"
+            raise ManifestError(f"{data}: no row has the split '{split}'{nearest(split, found)} ({there})")
+        rows = [row for row in rows if row["split"] == split]
+    predictor = Predictor(load_bundle(fetch_model(model, uri=tracking).folder), device)
+    with DecodePool(decode.num_workers, decode.limits) as pool, progress("evaluating") as advance:
+        return evaluate(predictor, rows, pool=pool, decode=decode, shuffle_seed=shuffle_seed, progress=advance)
 
 
 def shuffled(clip: Clip, seed: int) -> Clip:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
 from reelscribe.pipeline.config import Config
+from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest, table_digest
 from reelscribe.pipeline.predictor import Predictor, pick_device
@@ -30,8 +29,6 @@ from reelscribe.pipeline.training.metrics import fit_temperature
 from reelscribe.pipeline.training.ray_launch import train_on_ray
 from reelscribe.pipeline.video.sandbox import DecodePool
 
-Progress = Callable[[str], AbstractContextManager[Callable[..., None]]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
@@ -44,8 +41,13 @@ class TrainingResult:
     tracking_uri: str
     version: ModelVersion | None  # in the registry
 
+    @property
+    def model_uri(self) -> str:
+        """What other commands call the model."""
+        return f"models:/{self.version.name}/{self.version.version}" if self.version else str(self.bundle.folder)
 
-def run_training(config: Config, *, progress: Progress) -> TrainingResult:
+
+def run_training(config: Config, *, progress: OpenProgress) -> TrainingResult:
     """Train, evaluate, track and register. ``progress(what)`` opens a progress line; see console.progress.
 
     Raises UsageError before anything starts if the config, the data or the tracking server is not usable.
@@ -70,14 +72,14 @@ def run_training(config: Config, *, progress: Progress) -> TrainingResult:
     )
 
 
-def _prepare(config: Config, splits: Splits, pool: DecodePool, cache: Path, progress: Progress) -> TrainingData:
+def _prepare(config: Config, splits: Splits, pool: DecodePool, cache: Path, progress: OpenProgress) -> TrainingData:
     model = new_recognizer(config.model, config.transform, num_classes=len(splits.labels), seed=config.seed)
     model = model.to(pick_device(config.training.device)).eval()
     with progress("decoding and encoding") as advance:
         return prepare(splits, config, model, pool=pool, cache=FeatureCache(cache), progress=advance)
 
 
-def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: Progress) -> Trained:
+def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: OpenProgress) -> Trained:
     """Run the loop, in this process or on Ray; every epoch is tracked and leaves a checkpoint that can be used as a model."""
     with progress("training") as advance:
 
@@ -111,7 +113,7 @@ def _finish(
     folder: Path,
     data_digest: str,
     pool: DecodePool,
-    progress: Progress,
+    progress: OpenProgress,
 ) -> tuple[ModelBundle, Evaluation]:
     """Calibrate and save the model, then evaluate what was saved, from the video files on."""
     git = git_state(Path.cwd())
@@ -147,4 +149,4 @@ def _register(config: Config, bundle: ModelBundle, run_id: str, uri: str) -> Mod
     if config.tracking.register_as == "-":
         return None
     name = config.tracking.register_as or config.name
-    return register_model(bundle.folder, run_id=run_id, name=name, alias=config.tracking.alias or None, uri=uri)
+    return register_model(bundle.folder, run_id=run_id, name=name, alias=config.tracking.alias, uri=uri)

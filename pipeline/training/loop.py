@@ -103,7 +103,11 @@ class Trainer:
         history: list[EpochMetrics] = []
         kept: Trained | None = None
         for epoch in range(1, self.config.epochs + 1):
-            metrics: EpochMetrics = {"epoch": float(epoch), "learning_rate": self.schedule.get_last_lr()[0], **self._train_epoch(epoch)}
+            metrics: EpochMetrics = {
+                "epoch": float(epoch),
+                "learning_rate": float(self.schedule.get_last_lr()[0]),
+                **self._train_epoch(epoch),
+            }
             logits, val_metrics = self.validate()
             history.append(metrics | val_metrics)
             if kept is None or not self.config.patience or val_metrics["val_loss"] < kept.history[kept.epoch - 1]["val_loss"]:

@@ -58,4 +58,4 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
         return loss
 
     optimizer.step(closure)
-    return float(log_temperature.exp().clamp(0.05, 20.0))
+    return log_temperature.detach().exp().clamp(0.05, 20.0).item()

@@ -1,0 +1,240 @@
+"""The command line: verbs only. Everything heavy is imported inside the verb that needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from reelscribe import __version__
+from reelscribe.pipeline.errors import ReelScribeError
+
+app = typer.Typer(
+    name="reelscribe",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Label video archives with CNN + RNN models: train, track, register, label at scale.\n\n"
+    "Try it: [bold]reelscribe demo[/bold]   Then: [bold]reelscribe train gestures data.manifest=labels.csv[/bold]",
+)
+registry = typer.Typer(no_args_is_help=True, help="Ask the model registry, and move its aliases.")
+app.add_typer(registry, name="registry")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Model = Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a model folder.")]
+TrackingUri = Annotated[
+    str, typer.Option("--tracking-uri", help="MLflow server or sqlite:///FILE; default MLFLOW_TRACKING_URI, else runs/mlflow.db.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[int, typer.Option(min=0, help="Decode processes; 0 is one per core.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds that decoding one video may take.")]
+DEFAULT_OUTPUT = "runs"  # as in config.Config
+
+
+@app.command(epilog="Example: reelscribe train configs/gestures.yaml data.manifest=labels.csv model.recurrent=lstm")
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a config that comes with the package.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. training.epochs=20")] = None,  # noqa: UP045
+    json: Json = False,
+) -> None:
+    """Train a recognizer, evaluate it, track the run and register the model."""
+    from reelscribe.pipeline import console, show
+    from reelscribe.pipeline.config import load_config
+    from reelscribe.pipeline.training.job import run_training
+
+    result = run_training(load_config(config, overrides), progress=console.progress)
+    show.training(result, as_json=json)
+
+
+@app.command(epilog="Example: reelscribe evaluate models:/gestures@champion labels.csv --split val")
+def evaluate(
+    model: Model,
+    data: Annotated[str, typer.Argument(help="A label file or a folder of class folders.")],
+    split: Annotated[str, typer.Option(help="Only rows of this split; empty takes all rows.")] = "",
+    shuffle_frames: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="SEED", help="Put each clip's frames in random order first: a model that reads motion must then lose."),
+    ] = None,
+    device: Device = "auto",
+    workers: Workers = 0,
+    timeout: Timeout = 60.0,
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Compare a model's predictions with labels."""
+    from reelscribe.pipeline import console, show
+    from reelscribe.pipeline.config import DecodeConfig
+    from reelscribe.pipeline.training.evaluation import evaluate_model
+
+    result = evaluate_model(
+        model,
+        data,
+        split=split,
+        tracking=_tracking(tracking_uri),
+        device=device,
+        decode=DecodeConfig(workers=workers, timeout_s=timeout),
+        shuffle_seed=shuffle_frames,
+        progress=console.progress,
+    )
+    show.evaluation(result, as_json=json)
+
+
+@app.command(epilog="Example: reelscribe predict models:/gestures@champion clip.mp4")
+def predict(
+    model: Model,
+    videos: Annotated[list[str], typer.Argument(help="Video files, folders, quoted globs or URIs.")],
+    device: Device = "auto",
+    workers: Workers = 0,
+    timeout: Timeout = 60.0,
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Print the labels of a few videos."""
+    from reelscribe.pipeline import show
+    from reelscribe.pipeline.config import DecodeConfig
+    from reelscribe.pipeline.labeling.predict import predict_videos
+
+    decode = DecodeConfig(workers=workers, timeout_s=timeout)
+    show.predictions(predict_videos(model, videos, tracking=_tracking(tracking_uri), device=device, decode=decode), as_json=json)
+
+
+@app.command(epilog="Example: reelscribe label models:/gestures@champion videos/ --out labels/")
+def label(
+    model: Model,
+    videos: Annotated[str, typer.Argument(metavar="INPUT", help="A folder, a quoted glob, one video, or a label file.")],
+    out: Annotated[Path, typer.Option(help="Folder for labels/, failures/, job.json and report.html.")],
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="This process and its decode workers, or Ray.")] = "local",
+    address: Annotated[str, typer.Option(help="Ray cluster for --engine ray: auto or ray://HOST:PORT; empty starts one here.")] = "",
+    device: Device = "auto",
+    workers: Workers = 0,
+    timeout: Timeout = 60.0,
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Label videos into one table; the same command goes on where it was stopped.
+
+    A video that cannot be used becomes a row in failures with its cause, and does not end the job.
+    """
+    from reelscribe.pipeline import console, show
+    from reelscribe.pipeline.config import DecodeConfig
+    from reelscribe.pipeline.labeling.launch import label_videos
+
+    summary = label_videos(
+        model,
+        videos,
+        out=out,
+        engine=engine,
+        address=address,
+        device=device,
+        decode=DecodeConfig(workers=workers, timeout_s=timeout),
+        tracking=_tracking(tracking_uri),
+        progress=console.progress,
+    )
+    show.labelling(summary, as_json=json)
+
+
+@app.command(epilog="Example: reelscribe demo")
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("reelscribe-demo"),
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="Train and label in this process, or on Ray.")] = "local",
+    json: Json = False,
+) -> None:
+    """Draw videos, train, evaluate, register and label: the whole way on this machine, in minutes."""
+    from reelscribe.pipeline import console, show
+    from reelscribe.pipeline.demo import run_demo
+
+    show.demo(run_demo(folder, engine=engine, progress=console.progress), as_json=json)
+
+
+@app.command(epilog="Example: reelscribe doctor videos/")
+def doctor(
+    inputs: Annotated[Optional[list[str]], typer.Argument(help="Videos, folders or label files; none checks this machine.")] = None,  # noqa: UP045
+    json: Json = False,
+) -> None:
+    """Say what this machine has, or what is wrong with videos; status 1 if something is."""
+    from reelscribe.pipeline import show
+    from reelscribe.pipeline.doctor import environment, inspect_inputs
+
+    sound = show.videos(inspect_inputs(inputs), as_json=json) if inputs else show.environment(environment(), as_json=json)
+    if not sound:
+        raise typer.Exit(1)
+
+
+@registry.command("list", epilog="Example: reelscribe registry list")
+def list_(tracking_uri: TrackingUri = "", json: Json = False) -> None:
+    """Registered models with their aliases."""
+    from reelscribe.pipeline import show
+    from reelscribe.pipeline.tracking.registry import list_models
+
+    show.models(list_models(uri=_tracking(tracking_uri)), as_json=json)
+
+
+@registry.command("show", epilog="Example: reelscribe registry show models:/gestures@champion")
+def show_(
+    model: Annotated[str, typer.Argument(help="NAME, models:/NAME@ALIAS or models:/NAME/VERSION.")],
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """One version: aliases, metrics, where it came from, and its card."""
+    from reelscribe.pipeline import show
+    from reelscribe.pipeline.tracking.registry import show_model
+
+    show.model(show_model(model, uri=_tracking(tracking_uri)), as_json=json)
+
+
+@registry.command("query", epilog="Example: reelscribe registry query \"metrics.top1 >= 0.9 and params.model.recurrent = 'gru'\"")
+def query_(
+    text: Annotated[str, typer.Argument(help="Conditions on name, version, alias, created, metrics.*, params.*, tags.*")] = "",
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Versions that meet conditions, joined with the runs that made them."""
+    from reelscribe.pipeline import show
+    from reelscribe.pipeline.tracking.query import query_versions
+
+    show.versions(query_versions(text, uri=_tracking(tracking_uri)), as_json=json)
+
+
+@registry.command("promote", epilog="Example: reelscribe registry promote models:/gestures/3 --to champion")
+def promote_(
+    model: Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@OTHER_ALIAS.")],
+    to: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Move an alias to a version."""
+    from reelscribe.pipeline import show
+    from reelscribe.pipeline.tracking.registry import promote
+
+    show.promotion(promote(model, to=to, uri=_tracking(tracking_uri)), as_json=json)
+
+
+def _tracking(chosen: str) -> str:
+    from reelscribe.pipeline.tracking.uri import tracking_uri
+
+    return tracking_uri(chosen, DEFAULT_OUTPUT)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; an error that the user can mend is shown without a traceback."""
+    try:
+        app()
+    except ReelScribeError as error:
+        typer.echo(f"reelscribe: {error}", err=True)
+        sys.exit(error.exit_status)

@@ -1,0 +1,180 @@
+"""Results in words for people, or as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from reelscribe.pipeline.console import print_json, print_table, say
+from reelscribe.pipeline.errors import VideoError
+
+if TYPE_CHECKING:
+    from reelscribe.pipeline.labeling.job import JobSummary
+    from reelscribe.pipeline.labeling.predict import Answer
+    from reelscribe.pipeline.tracking.registry import ModelDetails, ModelVersion, Promotion, RegisteredModel
+    from reelscribe.pipeline.training.data import Failure
+    from reelscribe.pipeline.training.evaluation import Evaluation
+    from reelscribe.pipeline.training.job import TrainingResult
+
+_SHOWN_CONFUSIONS = 5
+
+
+def training(result: TrainingResult, *, as_json: bool) -> None:
+    """What a training left, and where."""
+    if as_json:
+        version = result.version
+        print_json(
+            {
+                "run_id": result.run_id,
+                "tracking_uri": result.tracking_uri,
+                "model": result.model_uri,
+                "version": version and version.version,
+                "folder": str(result.bundle.folder),
+                "metrics": result.evaluation.scores.metrics,
+                "failures": [asdict(failure) for failure in result.failures],
+            }
+        )
+        return
+    metrics = result.evaluation.scores.metrics
+    say(f"validation top-1 {metrics['top1']:.3f} on {metrics['clips']:.0f} clips (majority class {metrics['majority']:.3f})")
+    _failures(result.failures)
+    say(f"model     {result.model_uri}   folder {result.bundle.folder}")
+    say(f"run       {result.run_id}   pictures and checkpoint in {result.bundle.folder.parent}")
+    say(f"look      mlflow ui --backend-store-uri {result.tracking_uri}")
+
+
+def evaluation(result: Evaluation, *, as_json: bool) -> None:
+    """Scores, recall by class, the commonest confusions, and what could not be decoded."""
+    scores = result.scores
+    labels = list(result.labels)
+    if as_json:
+        print_json(
+            {
+                "metrics": scores.metrics,
+                "recall": scores.recall,
+                "labels": labels,
+                "confusion": scores.confusion.tolist(),
+                "predictions": {video_id: {"label": p.label, "confidence": p.confidence} for video_id, p in result.predictions.items()},
+                "failures": [asdict(failure) for failure in result.failures],
+            }
+        )
+        return
+    print_table(["metric", "value"], [(name, f"{value:.4g}") for name, value in scores.metrics.items()])
+    say("")
+    print_table(["label", "recall"], [(label, f"{value:.3f}") for label, value in scores.recall.items()])
+    wrong = [
+        (scores.confusion[i, j], a, b) for i, a in enumerate(labels) for j, b in enumerate(labels) if i != j and scores.confusion[i, j]
+    ]
+    if wrong:
+        say("")
+        worst = sorted(wrong, reverse=True)[:_SHOWN_CONFUSIONS]
+        print_table(["true", "taken for", "clips"], [(a, b, count) for count, a, b in worst])
+    _failures(result.failures)
+
+
+def labelling(summary: JobSummary, *, as_json: bool) -> None:
+    """What a job came to, and where."""
+    report = summary.out / "report.html"
+    if as_json:
+        print_json({**asdict(summary), "report": report})
+        return
+    speed = f", {summary.videos_per_s:.1f} videos/s, bound by {summary.bound_by}" if summary.videos_per_s and summary.bound_by else ""
+    earlier = f" ({summary.resumed} of them by earlier runs)" if summary.resumed else ""
+    say(f"{summary.labelled} labelled, {summary.failed} failed, of {summary.total}{earlier} in {summary.seconds:.1f} s{speed}")
+    for failure, count in summary.failed_by_class.items():
+        say(f"  {count} {failure}")
+    say(f"labels    {summary.out / 'labels'}   failures {summary.out / 'failures'}")
+    say(f"report    {report}")
+
+
+def models(found: list[RegisteredModel], *, as_json: bool) -> None:
+    """One line a registered model."""
+    if as_json:
+        print_json([asdict(model) for model in found])
+        return
+    rows = [(m.name, m.latest_version or "", _aliases(m.aliases), f"{m.updated:%Y-%m-%d %H:%M}", m.description) for m in found]
+    print_table(["name", "newest", "aliases", "updated (UTC)", "description"], rows)
+
+
+def model(details: ModelDetails, *, as_json: bool) -> None:
+    """One version in full."""
+    version = details.version
+    if as_json:
+        print_json(asdict(details))
+        return
+    say(f"{version.name} version {version.version}   {version.status}   {', '.join('@' + alias for alias in version.aliases)}")
+    say(f"created {version.created:%Y-%m-%d %H:%M:%S} UTC by run {version.run_id}   files {version.source}")
+    say(f"aliases of {version.name}: {_aliases(details.model.aliases) or 'none'}; newest version {details.model.latest_version}")
+    say("")
+    print_table(["metric", "value"], [(name, f"{value:.4g}") for name, value in sorted(version.metrics.items())])
+    say("")
+    say(details.card or f"(no model card: {details.problem})")
+
+
+def versions(found: list[ModelVersion], *, as_json: bool) -> None:
+    """One line a version."""
+    if as_json:
+        print_json([asdict(version) for version in found])
+        return
+    rows = [
+        (
+            v.name,
+            v.version,
+            ", ".join(v.aliases),
+            f"{v.created:%Y-%m-%d %H:%M}",
+            f"{v.metrics['top1']:.4f}" if "top1" in v.metrics else "",
+            v.params.get("model.recurrent", ""),
+            v.run_id or "",
+        )
+        for v in found
+    ]
+    print_table(["name", "version", "aliases", "created (UTC)", "top1", "recurrent", "run"], rows)
+
+
+def promotion(moved: Promotion, *, as_json: bool) -> None:
+    """Where an alias was and is."""
+    if as_json:
+        print_json(asdict(moved))
+    elif moved.before == moved.after:
+        say(f"models:/{moved.name}@{moved.alias} is version {moved.after} already")
+    else:
+        before = f"version {moved.before}" if moved.before else "none"
+        say(f"models:/{moved.name}@{moved.alias}: {before} -> version {moved.after}")
+
+
+def predictions(answers: list[Answer], *, as_json: bool) -> None:
+    """One line a video."""
+    if as_json:
+        print_json([_answer(answer) for answer in answers])
+        return
+    rows: list[tuple[str, str, str]] = []
+    for answer in answers:
+        if isinstance(answer.outcome, VideoError):
+            rows.append((answer.uri, answer.outcome.failure, f"{answer.outcome}; {answer.outcome.advice}"))
+        else:
+            others = ", ".join(f"{label} {p:.3f}" for label, p in answer.outcome.top_k[1:3])
+            rows.append((answer.uri, f"{answer.outcome.label} {answer.outcome.confidence:.3f}", others))
+    print_table(["video", "label", "then"], rows)
+
+
+def _aliases(aliases: Mapping[str, int]) -> str:
+    return ", ".join(f"@{alias} = {version}" for alias, version in sorted(aliases.items()))
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    if isinstance(answer.outcome, VideoError):
+        error = answer.outcome
+        return {"uri": answer.uri, "failure": error.failure, "cause": str(error), "advice": error.advice}
+    return {
+        "uri": answer.uri,
+        "label": answer.outcome.label,
+        "confidence": answer.outcome.confidence,
+        "top_k": [{"label": label, "confidence": confidence} for label, confidence in answer.outcome.top_k],
+    }
+
+
+def _failures(failures: tuple[Failure, ...]) -> None:
+    if failures:
+        say("")
+        print_table(["not decoded", "class", "cause"], [(f.video_id, f.failure, f.cause) for f in failures])
