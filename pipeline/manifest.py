@@ -27,6 +27,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,17 +72,15 @@ def read_manifest(path: str, *, require_labels: bool) -> pa.Table:
     Raises ManifestError with the file and the line of up to ten problems.
     """
     file = Path(path)
-    if file.is_dir():
-        return _class_folders(file) if require_labels else list_videos(path)
-    if not file.exists():
-        raise ManifestError(f"no label file '{path}'{nearest(file.name, _siblings(file))}")
-    read = READERS.get(file.suffix.lower())
-    if read is None:
-        raise ManifestError(f"{path}: expected a file that ends in {', '.join(READERS)}, or a folder of class folders")
-    try:
+    with _faults_named(path):
+        if file.is_dir():
+            return _class_folders(file) if require_labels else list_videos(path)
+        if not file.exists():
+            raise ManifestError(f"no label file '{path}'{nearest(file.name, _siblings(file))}")
+        read = READERS.get(file.suffix.lower())
+        if read is None:
+            raise ManifestError(f"{path}: expected a file that ends in {', '.join(READERS)}, or a folder of class folders")
         return _table(read(file), file, require_labels=require_labels)
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def list_videos(path: str) -> pa.Table:
@@ -95,20 +94,30 @@ def list_videos(path: str) -> pa.Table:
     file = Path(path)
     if _scheme(path):
         return _listed([{"video_id": path, "uri": path}], path)
-    if file.is_file() and file.suffix.lower() in READERS:
-        return read_manifest(path, require_labels=False)
-    if file.is_dir():
-        base, found = file, list(_files_below(file))
-    elif os.path.lexists(path):
-        base, found = file.parent, [file]
-    elif glob.has_magic(path):
-        base, found = _matches(file)
-    else:
-        raise ManifestError(f"no such file or folder: '{path}'{nearest(file.name, _siblings(file))}")
-    if not found:
-        raise ManifestError(f"{path}: no files {'here' if file.is_dir() else 'match'}")
-    root = base.resolve()
-    return _listed([_listed_file(root, Path(os.path.relpath(f, base))) for f in found], path)
+    with _faults_named(path):
+        if file.is_file() and file.suffix.lower() in READERS:
+            return read_manifest(path, require_labels=False)
+        if file.is_dir():
+            base, found = file, list(_files_below(file))
+        elif os.path.lexists(path):
+            base, found = file.parent, [file]
+        elif glob.has_magic(path):
+            base, found = _matches(file)
+        else:
+            raise ManifestError(f"no such file or folder: '{path}'{nearest(file.name, _siblings(file))}")
+        if not found:
+            raise ManifestError(f"{path}: no files {'here' if file.is_dir() else 'match'}")
+        root = base.resolve()
+        return _listed([_listed_file(root, Path(os.path.relpath(f, base))) for f in found], path)
+
+
+@contextmanager
+def _faults_named(path: str) -> Iterator[None]:
+    """What the system refuses (permission, a disk that fails) is said of the file that the user named."""
+    try:
+        yield
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def table_digest(table: pa.Table) -> str:
@@ -309,7 +318,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        raise ManifestError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+        raise error
 
     above: dict[str, set[str]] = {str(folder): {os.path.realpath(folder)}}
     found: list[Path] = []
