@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from reelscribe.pipeline.video.probe import Scan
+
 Backend = Literal["auto", "decord", "opencv", "pyav"]
+ReaderName = Literal["decord", "opencv", "pyav"]
 Uint8Array = npt.NDArray[np.uint8]
 
 
@@ -24,7 +28,7 @@ class VideoInfo:
     begin_s: float  # presentation time of the first frame
     end_s: float  # when the last frame leaves the screen
     frame_rate: float  # mean frames per second
-    num_frames: int  # as counted from the packets, or as claimed where they were not read
+    num_frames: int  # frames that are really there: counted from the packets, or by decoding where packets do not tell
 
     @property
     def duration_s(self) -> float:
@@ -51,15 +55,15 @@ class Frames:
 
 
 class Reader(Protocol):
-    """One decoding library."""
+    """One decoding library. All of them count frames along the one timeline that ``probe.scan`` makes, so that they agree."""
 
-    name: str
+    name: ReaderName
 
-    def probe(self, source: str) -> VideoInfo:
-        """Container facts without decoding. Raises a VideoError."""
+    def read(self, scan: Scan, indices: tuple[int, ...], size: tuple[int, int] | None) -> Uint8Array:
+        """Frames (T, H, W, 3) RGB at strictly increasing positions in presentation order, rotation applied.
 
-    def read(self, source: str, times_s: tuple[float, ...], size: tuple[int, int] | None) -> Frames:
-        """The frame on screen at each time, scaled to ``size`` (height, width). Raises a VideoError."""
+        Each is scaled to ``size`` (height, width) by ``scaling.scale``. Raises a VideoError.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,6 @@ class DecodeLimits:
     """Bounds that turn a bad file into one failure."""
 
     timeout_s: float = 60.0  # wall clock per clip
-    memory_mb: int = 2048  # address space above the worker's own at its start
+    memory_mb: int = 2048  # address space that a decode process may add while it reads one clip
     max_pixels: int = 8192 * 4320  # width x height of one frame
     max_duration_s: float = 24 * 3600.0

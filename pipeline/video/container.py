@@ -1,0 +1,106 @@
+"""Opening a file with PyAV: one stream, quiet, and every way to fail turned into one class of VideoError."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+
+from reelscribe.pipeline.errors import (
+    DecoderMemoryError,
+    NotAVideoError,
+    NoVideoStreamError,
+    TruncatedVideoError,
+    UnsupportedCodecError,
+    VideoError,
+    VideoNotFoundError,
+    VideoPermissionError,
+)
+
+# Demuxers that take text, still pictures, or lists of other files for a video.
+_NO_VIDEO_FORMATS = {"tty", "hls", "dash", "concat", "sdp", "rtsp", "image2", "imf", "lavfi", "srt", "webvtt", "ass", "lrc"}
+_ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp"}
+_MAGIC = (b"\x1aE\xdf\xa3", b"RIFF", b"GIF8", b"FLV\x01", b"OggS", b"0&\xb2u\x8ef\xcf\x11", b"\x00\x00\x01\xba", b"\x06\x0e+4", b".RMF")
+
+av.logging.set_level(av.logging.ERROR)  # errors become the text of exceptions
+logging.getLogger("libav").propagate = False  # and nothing reaches the console
+logging.getLogger("libav").addHandler(logging.NullHandler())
+
+
+@contextmanager
+def open_video(path: str) -> Iterator[tuple[Any, Any]]:
+    """The container and its first stream of moving pictures, decoding on one thread.
+
+    Whatever PyAV raises inside the block leaves it as a VideoError that names the file and the decoder's own words.
+    """
+    with av.logging.Capture() as chatter:
+        try:
+            with av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"}) as container:
+                yield container, _picture_stream(container, path)
+        except VideoError:
+            raise
+        except (av.error.FFmpegError, MemoryError, UnicodeError) as error:
+            raise classify(error, path=path, words=decoder_words(chatter)) from error
+
+
+def decoder_words(chatter: list[Any]) -> str:
+    """The last different things that the native library said, on one line without control characters."""
+    lines = dict.fromkeys("".join(c if c.isprintable() else " " for c in str(entry[2])).strip() for entry in chatter)
+    return "; ".join([line for line in lines if line][-3:])[:300]
+
+
+def classify(error: BaseException, *, path: str, words: str) -> VideoError:
+    """The one class of failure that an exception of PyAV means."""
+    reason = words or getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = f"{path}: {reason}"
+    match error:
+        case MemoryError() | av.error.MemoryError():
+            return DecoderMemoryError(f"{path}: not enough memory to decode")
+        case av.error.FileNotFoundError():
+            return VideoNotFoundError(text)
+        case av.error.PermissionError():
+            return VideoPermissionError(text)
+        case av.error.DecoderNotFoundError() | av.error.PatchWelcomeError() | av.error.BSFNotFoundError():
+            return UnsupportedCodecError(text)
+        case _ if known_container(path):
+            return TruncatedVideoError(text)
+        case _:
+            return NotAVideoError(f"{path}: no container format is recognized in its bytes")
+
+
+def known_container(path: str) -> bool:
+    """Whether the first bytes are those of a common video container: then a file that does not open is a damaged one."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return False
+    transport = len(head) > 376 and head[0] == head[188] == head[376] == 0x47
+    return head[4:8] in _ISO_BOXES or head.startswith(_MAGIC) or transport
+
+
+def _picture_stream(container: Any, path: str) -> Any:
+    """The first video stream that is not a cover picture. Raises NotAVideoError, NoVideoStreamError or UnsupportedCodecError."""
+    name = container.format.name
+    if name in _NO_VIDEO_FORMATS or (name.endswith("_pipe") and name != "yuv4mpegpipe"):
+        raise NotAVideoError(f"{path}: FFmpeg takes it for '{name}': text, a still picture or a list of files")
+    streams = picture_streams(container)
+    if not streams:
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise NoVideoStreamError(f"{path}: the container ({name}) holds {kinds}, no video stream")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise UnsupportedCodecError(f"{path}: no decoder for the codec (tag {stream.codec_tag!r})")
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def picture_streams(container: Any) -> list[Any]:
+    """Video streams that are not cover pictures or thumbnails."""
+    still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    return [stream for stream in container.streams.video if not stream.disposition & still]

@@ -1,0 +1,229 @@
+"""What a file really holds: one pass over its packets, and the decoding of its first frame.
+
+Containers claim counts, rates and durations; this module counts. The timeline that it makes is the one that all readers share, so that
+frame 57 is the same frame for each of them. Packets carry presentation times in most containers. Where they do not (AVI, raw streams),
+or not truly (two packets with one time), the frames are counted by decoding the file once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from reelscribe.pipeline.errors import (
+    EncryptedVideoError,
+    NoVideoStreamError,
+    TruncatedVideoError,
+)
+from reelscribe.pipeline.video.container import open_video, picture_streams
+from reelscribe.pipeline.video.source import local_path
+from reelscribe.pipeline.video.timeline import Timeline
+from reelscribe.pipeline.video.types import VideoInfo
+
+# Containers that store no presentation times; FFmpeg guesses them from the order of packets.
+_UNTIMED_FORMATS = {"avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "vc1", "h263", "h261", "obu", "vvc", "dirac", "cavsvideo"}
+_FIRST_FRAME_PACKETS = 64  # a first frame that needs more packets than this is not worth waiting for
+_DEFAULT_RATE = 25.0  # of a single frame without a duration; GIF and MJPEG default to it too
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scan:
+    """A file, what it is, and when each of its frames is on screen."""
+
+    path: str  # local, absolute
+    info: VideoInfo
+    timeline: Timeline
+    num_video_streams: int
+    claimed_frames: int  # by the container; 0 where it claims none
+    claimed_end_s: float | None  # by the container
+
+
+@dataclass(kw_only=True)
+class _Packets:
+    """What the pass over the packets gathers."""
+
+    pts: list[int]
+    ends: list[int]
+    keys: list[int]  # pts of key packets
+    timed: bool = True  # every packet has its own presentation time
+    damaged: bool = False  # the container marked a packet as cut or damaged
+
+
+def probe(uri: str) -> VideoInfo:
+    """Facts of a video file, counted and not claimed.
+
+    Raises VideoNotFoundError, VideoPermissionError, NotAVideoError, NoVideoStreamError, EncryptedVideoError, TruncatedVideoError,
+    UnsupportedCodecError or DecoderMemoryError.
+    """
+    return scan(uri).info
+
+
+def scan(uri: str) -> Scan:
+    """``probe`` with the timeline. Raises what ``probe`` raises."""
+    path = local_path(uri)
+    _refuse_encrypted(path)
+    with open_video(path) as (container, stream):
+        packets = _Packets(pts=[], ends=[], keys=[])
+        first = _read_packets(container, stream, packets)
+        name = container.format.name
+        if not packets.pts and packets.timed:
+            raise _no_packets(path, stream)
+        by_count = not packets.timed or name in _UNTIMED_FORMATS
+        timeline = _count_frames(path, stream) if by_count else _timeline_of_packets(packets, stream)
+        claimed_end_s = _claimed_end_s(container, stream)
+        _refuse_cut(path, stream, timeline, packets)
+        rotation = (-first.rotation) % 360 if first is not None else 0
+        width, height = (first.width, first.height) if first is not None else (stream.width, stream.height)
+        if rotation in {90, 270}:
+            width, height = height, width
+        info = VideoInfo(
+            container=name,
+            codec=_codec_name(stream),
+            width=width,
+            height=height,
+            rotation_degrees=rotation,
+            begin_s=timeline.begin_s,
+            end_s=timeline.end_s,
+            frame_rate=len(timeline) / (timeline.end_s - timeline.begin_s),
+            num_frames=len(timeline),
+        )
+        return Scan(
+            path=path,
+            info=info,
+            timeline=timeline,
+            num_video_streams=len(picture_streams(container)),
+            claimed_frames=stream.frames,
+            claimed_end_s=claimed_end_s,
+        )
+
+
+def _read_packets(container: Any, stream: Any, packets: _Packets) -> Any | None:
+    """Gather all packets' times; return the first decoded frame, or None where the first packets give none."""
+    first = None
+    for number, packet in enumerate(demux(container, stream)):
+        if packet.is_corrupt:
+            packets.damaged = True
+        if packet.has_sidedata("encryption_info"):
+            raise EncryptedVideoError(f"{container.name.removeprefix('file:')}: its packets are encrypted (CENC)")
+        if first is None and number < _FIRST_FRAME_PACKETS:
+            first = _try_decode(packet)
+        if packet.is_discard or _is_hidden(packet, stream):
+            continue
+        if packet.pts is None:
+            packets.timed = False
+            continue
+        packets.pts.append(packet.pts)
+        packets.ends.append(packet.pts + (packet.duration or 0))
+        if packet.is_keyframe:
+            packets.keys.append(packet.pts)
+    if len(set(packets.pts)) != len(packets.pts):
+        packets.timed = False
+    return first or _try_decode(stream.codec_context)
+
+
+def demux(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of one stream that carry data, up to the end or to the damage that ends the file."""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except av.error.InvalidDataError:
+        return
+
+
+def _try_decode(packet: Any) -> Any | None:
+    """A frame, if this packet (or, given a codec context, the end of the stream) completes one."""
+    try:
+        frames = packet.decode()
+    except av.error.InvalidDataError:
+        return None
+    return frames[0] if frames else None
+
+
+def _is_hidden(packet: Any, stream: Any) -> bool:
+    """VP8 alternate reference frames have packets of their own and are never shown (RFC 6386, 9.1: show_frame is bit 4)."""
+    return stream.codec_context.name in {"vp8", "libvpx"} and not int(memoryview(packet)[0]) & 0x10
+
+
+def _timeline_of_packets(packets: _Packets, stream: Any) -> Timeline:
+    pts = np.sort(np.asarray(packets.pts, dtype=np.int64))
+    keys = np.searchsorted(pts, np.sort(np.asarray(packets.keys, dtype=np.int64)))
+    end = max(packets.ends)
+    return Timeline(
+        pts=pts,
+        end=max(end, int(pts[-1]) + _usual_step(pts, stream)) if end <= int(pts[-1]) else end,
+        time_base=stream.time_base,
+        keyframes=keys.astype(np.int64),
+        recognizable=True,
+    )
+
+
+def _usual_step(pts: np.ndarray[Any, np.dtype[np.int64]], stream: Any) -> int:
+    """How long a frame stays, for a last frame that does not say."""
+    if len(pts) > 1:
+        return max(1, int(np.median(np.diff(pts))))
+    return max(1, round(1 / float(Fraction(stream.guessed_rate or _DEFAULT_RATE) * stream.time_base)))
+
+
+def _count_frames(path: str, stream: Any) -> Timeline:
+    """Decode everything once. Frames keep their own times where these increase; else they follow each other at the stream's rate."""
+    times: list[int | None] = []
+    with open_video(path) as (container, again):
+        for packet in demux(container, again):
+            try:
+                times.extend(frame.pts for frame in packet.decode())
+            except av.error.InvalidDataError:
+                continue
+        times.extend(frame.pts for frame in again.codec_context.decode(None))
+    if not times:
+        raise TruncatedVideoError(f"{path}: none of its packets decodes")
+    rate = Fraction(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE)
+    known = [t for t in times if t is not None]
+    if len(known) == len(times) and all(a < b for a, b in pairwise(known)):
+        pts, base = np.asarray(known, dtype=np.int64), stream.time_base
+        end = int(pts[-1]) + _usual_step(pts, stream)
+    else:
+        pts, base, end = np.arange(len(times), dtype=np.int64), 1 / rate, len(times)
+    return Timeline(pts=pts, end=end, time_base=base, keyframes=np.zeros(1, dtype=np.int64), recognizable=False)
+
+
+def _codec_name(stream: Any) -> str:
+    """The codec and not the library that decodes it, as ffprobe names it."""
+    return str(getattr(stream.codec_context.codec, "canonical_name", stream.codec_context.name))
+
+
+def _claimed_end_s(container: Any, stream: Any) -> float | None:
+    if stream.duration:
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    return container.duration / 1e6 if container.duration else None
+
+
+def _no_packets(path: str, stream: Any) -> Exception:
+    if stream.frames:
+        return TruncatedVideoError(f"{path}: the header promises {stream.frames} frames and the file holds none of them")
+    return NoVideoStreamError(f"{path}: the header describes a {_codec_name(stream)} stream and no frame follows")
+
+
+def _refuse_cut(path: str, stream: Any, timeline: Timeline, packets: _Packets) -> None:
+    """Raise TruncatedVideoError where the container's index points beyond the end of the file, or a packet is cut."""
+    size = Path(path).stat().st_size
+    lost = sum(1 for entry in stream.index_entries if entry.pos + entry.size > size)
+    if lost or packets.damaged:
+        raise TruncatedVideoError(
+            f"{path}: the file is cut: {lost or 'some'} of {max(stream.frames, len(timeline))} frames lie beyond its end"
+        )
+
+
+def _refuse_encrypted(path: str) -> None:
+    """Raise EncryptedVideoError for an ISO media file whose sample description is an encrypted one ('encv', ISO/IEC 23001-7)."""
+    with Path(path).open("rb") as file:
+        head = file.read(64 * 1024)
+    if head[4:8] == b"ftyp" and b"stsd" in head and b"encv" in head and b"sinf" in head:
+        raise EncryptedVideoError(f"{path}: its pictures are encrypted (CENC)")
