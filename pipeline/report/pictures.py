@@ -1,0 +1,106 @@
+"""Pictures of a training run, drawn by matplotlib's Agg canvas alone: no window system, no state shared between threads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+TRAIN_COLOR, VAL_COLOR = "#c2410c", "#1d4ed8"  # told apart by the colour-blind too, and by line style
+MAX_LABEL_CHARACTERS = 28
+
+
+def curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Loss and top-1 accuracy by epoch, as a PNG of 1200 x 480 pixels.
+
+    ``history`` has one mapping per epoch with the keys ``epoch``, ``train_loss``, ``val_loss``, ``train_top1`` and ``val_top1``;
+    a key that is missing in an epoch leaves a gap. Raises ValueError without any epoch.
+    """
+    if not history:
+        raise ValueError("no epochs: expected at least one entry in the history")
+    figure = _figure(width=12, height=4.8)
+    epochs = [entry["epoch"] for entry in history]
+    for axes, measure, title in zip(figure.subplots(1, 2), ("loss", "top1"), ("Loss", "Top-1 accuracy"), strict=True):
+        for split, color, line in (("train", TRAIN_COLOR, "--"), ("val", VAL_COLOR, "-")):
+            values = np.array([entry.get(f"{split}_{measure}", np.nan) for entry in history])
+            axes.plot(epochs, values, line, color=color, label=split, marker="o" if len(epochs) <= 30 else None, markersize=3)
+        _mark_best(axes, epochs, np.array([entry.get(f"val_{measure}", np.nan) for entry in history]), lowest=measure == "loss")
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        if measure == "top1":
+            axes.set_ylim(0, 1.02)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _save(figure, path)
+
+
+def confusion_matrix(matrix: npt.NDArray[np.integer], labels: Sequence[str], path: Path) -> None:
+    """Counts of true label (rows) against predicted label (columns), as a PNG that grows with the number of labels.
+
+    ``matrix`` is (C, C) and not negative. Colour is the share of the row, so that rare labels can be read too; cells without a
+    count are left blank. Raises ValueError where the shape does not fit the labels.
+    """
+    count = len(labels)
+    if matrix.shape != (count, count) or count == 0:
+        raise ValueError(f"confusion matrix of shape {matrix.shape} for {count} labels: expected ({count}, {count})")
+    side = max(4.5, 2.2 + 0.42 * count)
+    figure = _figure(width=side + 0.6, height=side)
+    axes = figure.subplots()
+    totals = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
+    names = [_shortened(label) for label in labels]
+    axes.set_xticks(range(count), names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(count), [f"{name} ({total})" for name, total in zip(names, totals[:, 0], strict=True)], parse_math=False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true (clips)")
+    right = int(np.trace(matrix))
+    axes.set_title(f"{right} of {matrix.sum()} right ({right / max(1, matrix.sum()):.1%})", loc="left", fontweight="bold")
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e2e8f0", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
+    for row, column in np.argwhere(matrix > 0):
+        dark = share[row, column] > 0.55
+        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color="white" if dark else "#0f172a")
+    _save(figure, path)
+
+
+def _figure(*, width: float, height: float) -> Figure:
+    """An empty figure with its own canvas; sizes in inches at 100 dots per inch."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():  # a letter that no font here has is drawn as an empty box
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(path, dpi=100)
+
+
+def _mark_best(axes: Axes, epochs: Sequence[float], values: npt.NDArray[np.float64], *, lowest: bool) -> None:
+    """A ring around the best epoch, with its value."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return
+    best = int(np.nanargmin(values) if lowest else np.nanargmax(values))
+    axes.plot([epochs[best]], [values[best]], "o", markersize=9, fillstyle="none", color=VAL_COLOR)
+    value = f"{values[best]:.3f}" if lowest else f"{values[best]:.1%}"
+    axes.annotate(
+        value, (epochs[best], values[best]), xytext=(0, 9 if lowest else -15), textcoords="offset points", ha="center", color=VAL_COLOR
+    )
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= MAX_LABEL_CHARACTERS else label[: MAX_LABEL_CHARACTERS - 1] + "…"
