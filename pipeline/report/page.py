@@ -1,0 +1,107 @@
+"""The report of a labelling job: one HTML file that needs nothing else, neither network nor scripts.
+
+Labels, paths and causes come from files that we did not write, so the template escapes everything, and the page's own policy
+forbids whatever is not in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from reelscribe.pipeline.config import DecodeConfig
+from reelscribe.pipeline.errors import OutputConflictError
+from reelscribe.pipeline.report.rows import MAX_FAILURES_PER_CLASS, Results, read_results
+from reelscribe.pipeline.report.thumbnails import Strip, read_strips
+
+REPORT_FILE = "report.html"
+MAX_BARS = 60  # labels with a bar of their own; the rest is one bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bar of a histogram; ``share`` of the longest, 0 to 1."""
+
+    name: str
+    count: int
+    share: float
+
+
+def write_job_report(out: Path, *, decode: DecodeConfig | None = None, max_videos: int = 60) -> Path:
+    """Write ``report.html`` into a finished job's folder; returns its path.
+
+    Up to ``max_videos`` labelled videos, least confident first, are decoded again for their pictures; one that cannot be read any
+    more is shown with the cause in the pictures' place. Raises OutputConflictError where ``out`` holds no job.
+    """
+    try:
+        job: dict[str, Any] = json.loads((out / "job.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise OutputConflictError(f"{out} holds no labelling job (no job.json); give the --out of `reelscribe label`") from None
+    results = read_results(out, max_videos=max_videos)
+    strips = read_strips(results.shown, sampling=job["fingerprint"]["sampling"], decode=decode or DecodeConfig())
+    return _write(out / REPORT_FILE, render(job, results, strips))
+
+
+def render(job: dict[str, Any], results: Results, strips: Sequence[Strip]) -> str:
+    """The page as text. ``job`` is the content of ``job.json``; ``strips`` holds one entry per video of ``results.shown``."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reelscribe.pipeline.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = resources.files("reelscribe.pipeline.report").joinpath("page.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html.jinja").render(
+        job=job,
+        model=job["model"],
+        sessions=job["sessions"],
+        results=results,
+        label_bars=label_bars(results.by_label),
+        confidence_bars=confidence_bars(results.confidence_bins),
+        videos=list(zip(results.shown, strips, strict=True)),
+        max_failures=MAX_FAILURES_PER_CLASS,
+        style=Markup(style),  # noqa: S704 - our own file
+        style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        span=_span,
+    )
+
+
+def label_bars(by_label: Sequence[tuple[str, int]]) -> list[Bar]:
+    """One bar per label, most frequent first; what is past MAX_BARS becomes one."""
+    shown, rest = list(by_label[:MAX_BARS]), by_label[MAX_BARS:]
+    if rest:
+        shown.append((f"{len(rest)} other labels", sum(count for _, count in rest)))
+    longest = max((count for _, count in shown), default=1)
+    return [Bar(name=name, count=count, share=count / longest) for name, count in shown]
+
+
+def confidence_bars(bins: Sequence[int]) -> list[Bar]:
+    """One bar per bin of equal width between 0 and 1."""
+    width, highest = 1 / len(bins), max(*bins, 1)
+    return [Bar(name=f"{i * width:.2f} to {(i + 1) * width:.2f}", count=count, share=count / highest) for i, count in enumerate(bins)]
+
+
+def _span(seconds: float) -> str:
+    """Seconds in the two largest units that say something."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _write(path: Path, text: str) -> Path:
+    """Replace the file in one step."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    return temporary.replace(path)
