@@ -7,7 +7,10 @@ exception: the other rows of the table are as good as before.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from reelscribe.pipeline.bundle import ModelBundle
     from reelscribe.pipeline.video.clip import ClipRequest
 
+_MAX_WORKERS = 4
 COLUMNS = ("uri", "label", "confidence", "top_k", "failure", "cause")
 
 
@@ -29,17 +33,22 @@ class VideoLabeller:
 
     def __init__(self, bundle: ModelBundle) -> None:
         from reelscribe.pipeline.predictor import Predictor
+        from reelscribe.pipeline.video.sandbox import DecodePool
 
         self.bundle = bundle
         self._predictor = Predictor(bundle)
+        # the workers live as long as this object: a server would otherwise start them anew for every request
+        resources = contextlib.ExitStack()
+        self._pool = resources.enter_context(DecodePool(workers=min(os.cpu_count() or 1, _MAX_WORKERS)))
+        weakref.finalize(self, resources.close)
 
     def predict(self, table: pandas.DataFrame, params: Mapping[str, Any] | None = None) -> pandas.DataFrame:
         """Label every row, in order.
 
         In: ``uri`` (string) and, where only a part counts, ``start_s`` and ``end_s`` (seconds; null means the file's begin and
         end). Out: ``uri``, ``label``, ``confidence`` (0 to 1), ``top_k`` (JSON list of [label, probability], most probable
-        first), ``failure`` and ``cause`` (null for a labelled row). Each clip is decoded in a process of its own kind, so a file
-        that hangs or kills a decoder costs its time limit and no more. No parameters are known.
+        first), ``failure`` and ``cause`` (null for a labelled row). Clips are decoded in worker processes, so a file that hangs or
+        kills a decoder costs its time limit and no more. No parameters are known.
         """
         import pandas
 
@@ -47,7 +56,7 @@ class VideoLabeller:
             raise ValueError(f"this model takes no parameters, got {', '.join(sorted(params))}")
         requests = [(i, self._request(row)) for i, row in enumerate(table.to_dict("records"))]
         rows: list[dict[str, Any]] = [{} for _ in requests]
-        for index, outcome in _decode(requests, min(len(requests), 2)):
+        for index, outcome in self._pool.map(requests):
             rows[index] = self._row(requests[index][1].uri, outcome)
         return pandas.DataFrame(rows, columns=list(COLUMNS)).astype({"confidence": "float64"})
 
@@ -66,17 +75,6 @@ class VideoLabeller:
             "failure": None,
             "cause": None,
         }
-
-
-def _decode(requests: list[tuple[int, ClipRequest]], workers: int) -> Any:
-    """Clips or their errors in the order of completion."""
-    from reelscribe.pipeline.video.sandbox import DecodePool
-    from reelscribe.pipeline.video.types import DecodeLimits
-
-    if not requests:
-        return
-    with DecodePool(workers=workers, limits=DecodeLimits()) as pool:
-        yield from pool.map(requests)
 
 
 def _seconds(value: Any) -> float | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 METRIC_TAG = "reelscribe.metric."
 _PAGE = 1000
-_RUNS_PER_REQUEST = 100
+_RUNS_PER_REQUEST = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,29 +102,35 @@ def get_version(client: MlflowClient, uri: str, model: RegisteredModel, version:
             found = client.get_model_version(model.name, str(version))
     except MlflowException as error:
         raise ModelError(f"model '{model.name}' has no version {version} ({_existing(model)})") from error
-    return join_runs(client, uri, [found], {model.name: model.aliases})[0]
+    joined = to_version(found, model.aliases)
+    return with_run(joined, fetch_runs(client, uri, {joined.run_id}).get(joined.run_id)) if joined.run_id else joined
 
 
-def join_runs(
-    client: MlflowClient, uri: str, found: Sequence[Any], aliases: Mapping[str, Mapping[str, int]], *, with_runs: bool = True
-) -> list[ModelVersion]:
-    """MLflow's versions as ours: aliases from their models (its search leaves them out), facts from their runs, in batches."""
-    runs = fetch_runs(client, uri, {version.run_id for version in found if version.run_id}) if with_runs else {}
-    return [to_version(version, aliases.get(version.name, {}), runs.get(version.run_id)) for version in found]
+def with_run(version: ModelVersion, run: Any | None) -> ModelVersion:
+    """The version with the facts of MLflow's run; what was measured on the version itself goes first."""
+    if run is None:
+        return version
+    return replace(version, metrics=dict(run.data.metrics) | dict(version.metrics), params=dict(run.data.params))
 
 
-def fetch_runs(client: MlflowClient, uri: str, run_ids: set[str]) -> dict[str, Any]:
-    """MLflow's runs by id, a hundred to a request; a deleted run is simply not there."""
+def fetch_runs(client: MlflowClient, uri: str, run_ids: set[str], *, only: str = "") -> dict[str, Any]:
+    """MLflow's runs by id, some hundreds to a request; a run that is gone for good is not there.
+
+    ``only`` is a further filter in MLflow's words that the server applies.
+    """
+    from mlflow.entities import ViewType
+
     ordered = sorted(run_ids)
-    if len(ordered) == 1:  # the usual case asks for no list of experiments
+    if len(ordered) == 1 and not only:  # the usual case asks for no list of experiments
         return _fetch_run(client, uri, ordered[0])
     experiments = _experiments(client, uri) if ordered else []
     runs: dict[str, Any] = {}
     for start in range(0, len(ordered), _RUNS_PER_REQUEST):
         batch = ordered[start : start + _RUNS_PER_REQUEST]
         quoted = ", ".join(f"'{run_id}'" for run_id in batch)
+        condition = f"attributes.run_id IN ({quoted})" + (f" AND {only}" if only else "")
         with model_errors(uri, "the runs of the registry"):
-            page = client.search_runs(experiments, f"attributes.run_id IN ({quoted})", max_results=len(batch))
+            page = client.search_runs(experiments, condition, run_view_type=ViewType.ALL, max_results=len(batch))
         runs |= {run.info.run_id: run for run in page}
     return runs
 
@@ -152,8 +158,8 @@ def _experiments(client: MlflowClient, uri: str) -> list[str]:
             return ids
 
 
-def to_version(found: Any, aliases: Mapping[str, int], run: Any | None) -> ModelVersion:
-    """MLflow's version as ours. ``aliases`` are those of its model."""
+def to_version(found: Any, aliases: Mapping[str, int]) -> ModelVersion:
+    """MLflow's version as ours, before its run is joined. ``aliases`` are those of its model: MLflow's search leaves them out."""
     number = int(found.version)
     tags = dict(found.tags)
     measured = {key.removeprefix(METRIC_TAG): float(value) for key, value in tags.items() if key.startswith(METRIC_TAG) and _number(value)}
@@ -167,8 +173,8 @@ def to_version(found: Any, aliases: Mapping[str, int], run: Any | None) -> Model
         source=found.source or "",
         description=found.description or "",
         tags=tags,
-        metrics=(dict(run.data.metrics) if run else {}) | measured,
-        params=dict(run.data.params) if run else {},
+        metrics=measured,
+        params={},
     )
 
 
