@@ -55,8 +55,7 @@ class DepthwiseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
-        y = F.relu6(self.bn1(self.conv_dw(x)))
-        y = self.bn2(self.conv_pw(y))
+        y: Tensor = self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(x)))))
         return x + y if self.residual else y
 
 
@@ -76,9 +75,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
-        y = F.relu6(self.bn1(self.conv_pw(x)))
-        y = F.relu6(self.bn2(self.conv_dw(y)))
-        y = self.bn3(self.conv_pwl(y))
+        wide = F.relu6(self.bn1(self.conv_pw(x)))
+        y: Tensor = self.bn3(self.conv_pwl(F.relu6(self.bn2(self.conv_dw(wide)))))
         return x + y if self.residual else y
 
 
@@ -129,7 +127,9 @@ def packaged_tensors() -> dict[str, Tensor]:
     stored: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     with torch.device("meta"):
         own = EfficientNetLite0().state_dict()
-    named = dict(zip(own, stored.values(), strict=False))  # head and classifier follow, and are left out
+    named = {
+        name: tensor.contiguous() for name, tensor in zip(own, stored.values(), strict=False)
+    }  # head and classifier follow, and are left out
     for name, tensor in own.items():
         if name not in named or named[name].shape != tensor.shape:
             got = tuple(named[name].shape) if name in named else "nothing"

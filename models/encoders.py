@@ -235,7 +235,8 @@ def _timm(name: str, weights: str, stride: int) -> Trunk:
     if base not in (known := timm.list_models()):
         raise unknown("model of timm", base, known)
     with torch.device("meta"):
-        info = timm.create_model(name, features_only=True, feature_cls="getter").feature_info.info
+        outline: Any = timm.create_model(name, features_only=True, feature_cls="getter")
+    info = outline.feature_info.info
     strides = [tap["reduction"] for tap in info]
     if stride not in strides:
         raise ValueError(f"stride {stride}: timm's '{name}' has strides {', '.join(str(s) for s in sorted(set(strides)))}")
@@ -245,7 +246,7 @@ def _timm(name: str, weights: str, stride: int) -> Trunk:
         if not Path(weights).is_file():
             raise FileNotFoundError(f"weights '{weights}': no such file (allowed: hub, none, or a file of tensors)")
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
-    net = timm.create_model(name, features_only=True, feature_cls="getter", out_indices=(index,), **options)
+    net: Any = timm.create_model(name, features_only=True, feature_cls="getter", out_indices=(index,), **options)
     levels = _timm_levels(net.model, [tap["module"] for tap in info[: index + 1]])
     mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
     return Trunk(body=_TimmGrid(net), levels=levels, channels=info[index]["num_chs"], mean=tuple(mean), std=tuple(std))

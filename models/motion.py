@@ -44,9 +44,25 @@ class FrameDifference(Motion):
         return torch.cat((grid, change), 2), (grid[:, -1:],)
 
 
+class RunningMeanDifference(Motion):
+    """Subtract the mean of all frames so far: what stands still vanishes, what moves stays where it is (background subtraction)."""
+
+    channel_factor = 1
+
+    def forward(self, grid: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """(B, T, D, h, w) -> the same shape; the first frame of a clip gives zeros."""
+        # as deviations from the mean before: sums stay small, so that a stream of any length keeps its precision
+        before, count = carried if carried is not None else (grid[:, 0], grid.new_zeros(len(grid)))
+        counts = count.view(-1, 1) + torch.arange(1, grid.shape[1] + 1, device=grid.device)  # (B, T)
+        deviation = grid - before.unsqueeze(1)
+        shift = deviation.cumsum(1) / counts.view(*counts.shape, 1, 1, 1)
+        return deviation - shift, (before + shift[:, -1], counts[:, -1])
+
+
 MOTIONS: dict[str, type[Motion]] = {
     "none": NoMotion,
     "difference": FrameDifference,
+    "running_mean": RunningMeanDifference,
 }
 
 

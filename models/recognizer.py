@@ -2,7 +2,7 @@
 
 frames (B, T, 3, H, W) bytes
   -> encoder      grid of features (B, T, D, h, w); cacheable when frozen
-  -> motion       the grid and its change since the frame before
+  -> motion       what moves in the grid
   -> projection   1x1 convolution to a few channels, flattened: position is kept, never pooled away
   -> recurrent    hidden states (B, T, hidden)
   -> readout      one vector a clip
@@ -67,7 +67,7 @@ class Recognizer(nn.Module):
         weights: str = "package",
         stride: int = 16,
         trainable_stages: int = 0,
-        motion: str = "difference",
+        motion: str = "running_mean",
         projection: int = 32,
         recurrent: str = "gru",
         hidden_size: int = 256,
@@ -96,11 +96,11 @@ class Recognizer(nn.Module):
         """RGB bytes (B, T, 3, H, W) -> grid (B, T, D, h, w). The part that may be cached when the encoder is frozen."""
         if frames.ndim != 5 or frames.shape[2] != 3 or frames.dtype != torch.uint8:
             raise ValueError(f"frames are {frames.dtype} {tuple(frames.shape)}, expected uint8 (B, T, 3, H, W)")
-        grid: Tensor = self.encoder(frames.flatten(0, 1))
-        return grid.unflatten(0, frames.shape[:2])
+        grid: Tensor = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return grid
 
     def forward_features(self, grid: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - causal: padding comes after all that counts
-        """Grid (B, T, D, h, w) -> states (B, T, hidden); those past a clip's length mean nothing."""
+        """Grid (B, T, D, h, w) of any float type -> states (B, T, hidden); those past a clip's length mean nothing."""
         states, _ = self._advance(grid, None)
         return states
 
@@ -134,6 +134,7 @@ class Recognizer(nn.Module):
 
     def _advance(self, grid: Tensor, state: RecognizerState | None) -> tuple[Tensor, RecognizerState]:
         """Grid of the next frames -> their states, and what is carried (the readout's part is left empty)."""
+        grid = grid.to(self.classifier.weight.dtype)  # a cached grid may be stored in half precision
         grid, motion = self.motion(grid, state.motion if state is not None else None)
         x = self.input_dropout(self.projection(grid))
         states, recurrent = self.recurrent(x, state.recurrent if state is not None else None)

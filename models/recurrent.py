@@ -45,7 +45,7 @@ class FusedCore(RecurrentCore):
     Start: orthogonal recurrent weights per gate (arXiv 1312.6120), Xavier input weights per gate, zero biases; a subclass may raise one.
     """
 
-    kernel: ClassVar[type[nn.RNNBase]]
+    kernel: ClassVar[type[nn.RNN | nn.LSTM | nn.GRU]]
     gates: ClassVar[int]
 
     def __init__(self, input_size: int, hidden_size: int, *, layers: int = 1, dropout: float = 0.0) -> None:
