@@ -31,7 +31,8 @@ class OpenCVReader:
             wanted, frames = set(indices), []
             for index in range(indices[-1] + 1):
                 if not video.grab():
-                    raise TruncatedVideoError(f"{scan.path}: OpenCV finds {index} frames, wanted is frame {indices[-1]}")
+                    kind = TruncatedVideoError if index else UnsupportedCodecError
+                    raise kind(f"{scan.path}: OpenCV finds {index} frames, wanted is frame {indices[-1]}")
                 if index in wanted:
                     _check_time(video, scan, index)
                     frames.append(scale(_retrieve(video, scan, index), size))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import av
@@ -68,19 +71,38 @@ class _Cursor:
     def _decode(self, *, from_start: bool) -> Iterator[tuple[int, Any]]:
         """(position, frame) of the frames that follow and can be trusted, in presentation order.
 
-        After a seek trust begins at the first keyframe: what precedes it may refer to frames that were skipped. It is lost with every
-        decoding error, as later frames are built upon the broken one, and comes back with the next keyframe.
+        A frame is held back until as many have followed as the codec may reorder: one that is found damaged among these was decoded
+        before it, and may have served it as a reference.
         """
-        trusted, counted = from_start, -1
-        for frame in self._raw_frames():
-            if frame is None:
-                trusted = False
+        held: deque[tuple[int | None, Any, bool]] = deque()
+        for judged in chain(self._judge(from_start=from_start), repeat(None)):
+            if judged is not None:
+                held.append(judged)
+                if len(held) <= self._stream.codec_context.reorder_depth:
+                    continue
+            elif not held:
+                return
+            position, frame, sound = held.popleft()
+            if sound and position is not None and not any(later.is_corrupt for _, later, _ in held):
+                yield position, frame
+
+    def _judge(self, *, from_start: bool) -> Iterator[tuple[int | None, Any, bool]]:
+        """(position, frame, sound): a frame is sound if nothing that it is built upon failed, as far as the decoder tells.
+
+        After a seek soundness begins at the first keyframe: what precedes it may refer to frames that were skipped. It is lost with
+        every packet that fails and every damaged frame, and comes back with the next keyframe shown after that.
+        """
+        sound, counted, failed_pts = from_start, -1, -math.inf
+        for event in self._events():
+            if isinstance(event, _Failure):
+                sound, failed_pts = False, max(failed_pts, event.pts)
                 continue
             counted += 1
-            trusted = not frame.is_corrupt and (trusted or frame.key_frame)
-            position = self._position(frame.pts, counted)
-            if trusted and position is not None:
-                yield position, frame
+            if event.is_corrupt:
+                sound, failed_pts = False, max(failed_pts, math.inf if event.pts is None else event.pts)
+            elif event.key_frame and event.pts is not None and event.pts > failed_pts:
+                sound = True
+            yield self._position(event.pts, counted), event, sound or (event.key_frame and not event.is_corrupt)
 
     def _position(self, pts: int | None, counted: int) -> int | None:
         if not self._timeline.recognizable:
@@ -91,17 +113,24 @@ class _Cursor:
         found = position < len(self._timeline) and int(self._timeline.pts[position]) == pts
         return position if found else None
 
-    def _raw_frames(self) -> Iterator[Any | None]:
-        """Frames as the decoder gives them, None where a packet fails."""
+    def _events(self) -> Iterator[Any]:
+        """Frames as the decoder gives them, and a _Failure where it fails."""
         for packet in demux(self._container, self._stream):
             try:
                 yield from packet.decode()
             except av.error.InvalidDataError:
-                yield None
+                yield _Failure(pts=math.inf if packet.pts is None else packet.pts)
         try:
             yield from self._stream.codec_context.decode(None)
         except av.error.InvalidDataError:
-            yield None
+            yield _Failure(pts=math.inf)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A packet that did not decode."""
+
+    pts: float
 
 
 def _rgb(frame: Any) -> Uint8Array:

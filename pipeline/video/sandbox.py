@@ -2,9 +2,9 @@
 
 The workers are fresh interpreters (no fork of a process with threads, no import of the caller's ``__main__``) that never import torch.
 One thread of the caller's process, the supervisor, feeds them, takes their results and keeps their time; frames come back in anonymous
-shared memory that is passed as a file descriptor, so nothing is copied, nothing has a name that could be left behind, and it is freed
-with the last array that uses it. A worker dies with the caller's process: by the death of its socket, and on Linux by a signal from the
-kernel (prctl PR_SET_PDEATHSIG) even while it spins inside native code.
+shared memory that is passed as a file descriptor, so nothing is pickled and nothing has a name that could be left behind. A worker dies
+with the caller's process: by the end of its socket, and on Linux by a signal from the kernel (prctl PR_SET_PDEATHSIG) even while it spins
+inside native code.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class DecodePool:
         self._read = read
         self._waiting: deque[_Job] = deque()
         self._lock = threading.Lock()  # over _waiting
-        self._wake_in, self._wake_out = socket.socketpair()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="decode-supervisor", daemon=True)
         self._workers: dict[WorkerHandle, _Job | None] = {}  # only the supervisor touches these
@@ -60,6 +59,7 @@ class DecodePool:
         self._broken: BaseException | None = None
 
     def __enter__(self) -> DecodePool:
+        self._wake_in, self._wake_out = socket.socketpair()
         self._thread.start()
         return self
 
@@ -76,6 +76,8 @@ class DecodePool:
         ``requests`` is drawn in the calling thread, at most IN_FLIGHT_PER_WORKER clips a worker ahead. A video that cannot be used
         never raises. Raises ReelScribeError when workers cannot be started at all.
         """
+        if self._broken is not None:
+            raise self._broken
         if not self._thread.is_alive():
             raise RuntimeError("a DecodePool works inside its 'with' block")
         results: queue.SimpleQueue[tuple[K, Clip | VideoError] | BaseException] = queue.SimpleQueue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import mmap
 import os
 import pickle
 import resource
@@ -35,7 +34,7 @@ def main() -> None:
     setup = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(setup["parent"])
-    for name in CHAIN:  # load them now: the memory limit counts from here
+    for name in CHAIN[:2]:  # load them now: the memory limit counts from here; decord's library is kept out until it is asked for
         if is_installed(name):
             load_reader(name)
     module, _, function = setup["read"].partition(":")
@@ -83,24 +82,22 @@ def _answer(connection: socket.socket, outcome: Clip | VideoError, kind: Kind) -
         else outcome
     )
     total = len(meta) + sum(part.nbytes for part in pixels)
-    descriptor = _anonymous_memory(total)
-    with mmap.mmap(descriptor, total) as memory:
-        memory.write(meta)
-        for part in pixels:
-            memory.write(part.data)
+    descriptor = _anonymous_memory()
+    parts = [memoryview(meta), *(array.reshape(-1).data for array in pixels)]
+    for part in parts:
+        written = 0
+        while written < len(part):
+            written += os.write(descriptor, part[written:])
     socket.send_fds(connection, [HEADER.pack(kind, len(meta), total)], [descriptor])
     os.close(descriptor)
 
 
-def _anonymous_memory(size: int) -> int:
+def _anonymous_memory() -> int:
     """A descriptor of memory without a name: memfd on Linux, an unlinked file elsewhere."""
-    if sys.platform == "linux":
-        descriptor = os.memfd_create("reelscribe-clip")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    return descriptor
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("reelscribe-clip")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _address_space_bytes() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import pickle
 import select
@@ -113,19 +112,25 @@ class WorkerHandle:
 
 
 def _unpack(descriptor: int, meta_bytes: int, total_bytes: int) -> Clip | VideoError:
-    """Map the shared memory: first the pickled clip without its pixels, then the pixels of its views, one after another."""
+    """Take over the shared memory: first the pickled clip without its pixels, then the pixels of its views, one after another.
+
+    The one copy here buys that a kept clip holds neither a file descriptor nor a memory map, of which a process has few.
+    """
+    memory = np.empty(total_bytes, dtype=np.uint8)
+    done = 0
     try:
-        memory = mmap.mmap(descriptor, total_bytes)
+        while done < total_bytes:
+            done += os.preadv(descriptor, [memory[done:].data], done)
     finally:
         os.close(descriptor)
-    meta = pickle.loads(memory[:meta_bytes])  # noqa: S301 - from our own child, over a socket pair
+    meta = pickle.loads(memory[:meta_bytes].data)  # noqa: S301 - from our own child, over a socket pair
     if isinstance(meta, VideoError):
         return meta
     info, digest, facts = meta
     views, offset = [], meta_bytes
     for index, pts_seconds, backend, shape in facts:
         count = math.prod(shape)
-        pixels = np.frombuffer(memory, dtype=np.uint8, count=count, offset=offset).reshape(shape)
+        pixels = memory[offset : offset + count].reshape(shape)
         views.append(Frames(pixels=pixels, index=index, pts_seconds=pts_seconds, backend=backend))
         offset += count
     return Clip(views=tuple(views), info=info, digest=digest)
