@@ -19,6 +19,8 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from reelscribe.pipeline.errors import ConfigError, ModelError, ServiceUnavailableError
 from reelscribe.pipeline.tracking.uri import redact, sqlite_file
 
@@ -51,10 +53,17 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
 
         quieten_loggers()  # importing MLflow set them up
         try:
-            with tracking_errors(uri):
+            with tracking_errors(uri), _one_at_a_time(uri):
                 return MlflowClient(tracking_uri=uri, registry_uri=uri)
         except MlflowException as error:
             raise ConfigError(f"tracking.uri '{redact(uri)}': {error}") from error
+
+
+def _one_at_a_time(uri: str) -> contextlib.AbstractContextManager[object]:
+    """Two processes that open a new SQLite file together would both make its tables (MLflow's own lock does not cover all of it)."""
+    if uri.startswith("sqlite:") and os.access(sqlite_file(uri).parent, os.W_OK):
+        return FileLock(f"{sqlite_file(uri)}.lock")
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

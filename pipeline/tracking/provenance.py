@@ -40,7 +40,8 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def repeat_command() -> str:
     """The command line of this process, quoted for a shell, passwords in URLs left out."""
-    program = "python -m reelscribe" if sys.argv[0].endswith("__main__.py") else shlex.quote(Path(sys.argv[0]).name or "python")
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # set where Python was started with -m
+    program = f"python -m {module.name.removesuffix('.__main__')}" if module else shlex.quote(Path(sys.argv[0]).name or "python")
     return redact(" ".join([program, *(shlex.quote(argument) for argument in sys.argv[1:])]))
 
 

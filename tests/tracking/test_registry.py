@@ -1,0 +1,203 @@
+"""Register, find, fetch and promote, on SQLite and on a server, also while others do so or die."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from registering import processes, register_and_die, train_and_register
+
+from conftest import tiny_spec
+from reelscribe.pipeline.bundle import ModelBundle, load_bundle, save_bundle
+from reelscribe.pipeline.errors import ModelError
+from reelscribe.pipeline.tracking.registry import ModelVersion, fetch_model, list_models, promote, register_model, show_model
+from reelscribe.pipeline.tracking.runs import RunTracker
+
+Register = Callable[..., ModelVersion]
+
+
+@pytest.fixture
+def register(uri: str, bundle: ModelBundle) -> Register:
+    def register(name: str, alias: str = "champion") -> ModelVersion:
+        with RunTracker(uri=uri, experiment="registry", run_name="maker") as run:
+            run.log_params({"model": {"recurrent": "gru"}})
+            run.log_metrics({"val/top1": 0.5})
+            return register_model(bundle.folder, run_id=run.run_id, name=name, alias=alias, uri=uri)
+
+    return register
+
+
+def test_a_version_in_full(uri: str, register: Register, bundle: ModelBundle, capfd: pytest.CaptureFixture[str]) -> None:
+    version = register("full")
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+    assert (version.name, version.version, version.aliases, version.status) == ("full", 1, ("champion",), "READY")
+    assert version.metrics == {"val/top1": 0.5, "top1": 0.93}
+    assert version.params == {"model.recurrent": "gru"}
+    assert version.tags["reelscribe.weights_digest"] == bundle.weights_digest
+    assert version.tags["reelscribe.data_digest"] == "d" * 64
+    assert version.tags["reelscribe.labels"] == '["left", "right", "winken üben"]'
+
+    again = register("full")
+    assert (again.version, again.aliases) == (2, ("champion",))
+    (model,) = [model for model in list_models(uri=uri) if model.name == "full"]
+    assert (model.aliases, model.latest_version) == ({"champion": 2}, 2)
+    details = show_model("full", uri=uri)
+    assert (details.version.version, details.card, details.problem) == (2, "# Tiny\n\nFor tests.\n", "")
+    assert show_model("models:/full/1", uri=uri).version.aliases == ()
+
+
+def test_every_name_leads_to_the_same_files(uri: str, register: Register, bundle: ModelBundle) -> None:
+    version = register("names", "live")
+    names = [f"models:/names/{version.version}", "models:/names@live", f"runs:/{version.run_id}", f"runs:/{version.run_id}/model"]
+    for name in names:
+        model = fetch_model(name, uri=uri)
+        assert load_bundle(model.folder).weights_digest == bundle.weights_digest
+        assert (model.run_id, model.name, model.alias) == (
+            version.run_id,
+            "names" if name.startswith("models") else None,
+            "live" if "@" in name else None,
+        )
+    plain = fetch_model(str(bundle.folder), uri=uri)
+    assert (plain.folder, plain.name, plain.run_id) == (bundle.folder, None, None)
+
+
+def test_wrong_names_name_the_nearest_right_one(uri: str, register: Register, tmp_path: Path) -> None:
+    version = register("gestures")
+    wrong = {
+        "models:/gesture@champion": "did you mean 'gestures'.*registered: .*gestures",
+        "models:/gestures@champoin": "did you mean 'champion'.*@champion -> ",
+        "models:/gestures/99": "no version 99.*newest version",
+        "models:/gestures": "chooses no version.*models:/gestures@champion",
+        "models:/gestures/latest": "did you mean 'models:/gestures@latest'",
+        "models:/": "names no model",
+        "models:/gestures@": "names no alias",
+        "gestures@champion": "did you mean 'models:/gestures@champion'",
+        "runs:/0123": "no run '0123'",
+        f"runs:/{version.run_id}/modle": "did you mean 'model'",
+        str(tmp_path): "holds no model",
+        str(tmp_path / "absent"): "no model folder",
+    }
+    for name, says in wrong.items():
+        with pytest.raises(ModelError, match=says):
+            fetch_model(name, uri=uri)
+
+
+def test_promote_says_what_it_moved(uri: str, register: Register) -> None:
+    register("moves")
+    register("moves", "")
+    assert [(p.before, p.after) for p in (promote("models:/moves/2", to="champion", uri=uri),)] == [(1, 2)]
+    assert [(p.before, p.after) for p in (promote("moves@champion", to="previous", uri=uri),)] == [(None, 2)]
+    assert [(p.before, p.after) for p in (promote("moves/2", to="champion", uri=uri),)] == [(2, 2)]
+    assert MlflowClient(tracking_uri=uri).get_model_version_by_alias("moves", "champion").version in (2, "2")
+    with pytest.raises(ModelError, match=r"alias 'v3'.*reserved"):
+        promote("moves/2", to="v3", uri=uri)
+    with pytest.raises(ModelError, match="no version 7"):
+        promote("moves/7", to="champion", uri=uri)
+
+
+def test_mlflow_holds_no_pickle_and_few_pins(uri: str, register: Register) -> None:
+    folder = fetch_model(f"models:/safe/{register('safe').version}", uri=uri).folder.parents[1]
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    assert {"MLmodel", "requirements.txt", "data/bundle/model.json", "data/bundle/weights.safetensors", "data/bundle/README.md"} < set(
+        files
+    )
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".py"))]
+    pins = (folder / "requirements.txt").read_text().splitlines()
+    assert len(pins) <= 8
+    assert all("==" in pin and "+" not in pin for pin in pins)
+
+
+def test_a_changed_file_is_refused(uri: str, register: Register) -> None:
+    name = f"models:/bent/{register('bent').version}"
+    folder = fetch_model(name, uri=uri).folder
+    card = folder / "README.md"
+    card.write_text("another card")
+    with pytest.raises(ModelError, match="not those that were registered"):
+        fetch_model(name, uri=uri)
+
+
+def test_a_download_is_kept_and_never_partial(
+    server_uri: str, bundle: ModelBundle, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunTracker(uri=server_uri, experiment="cache") as run:
+        register_model(bundle.folder, run_id=run.run_id, name="cached", alias="champion", uri=server_uri)
+    first = fetch_model("models:/cached@champion", uri=server_uri).folder
+    assert first.is_relative_to(own_cache)
+    stamp = (first / "weights.safetensors").stat().st_mtime_ns
+    assert fetch_model("models:/cached/1", uri=server_uri).folder == first
+    assert (first / "weights.safetensors").stat().st_mtime_ns == stamp
+
+    import mlflow.artifacts
+
+    real = mlflow.artifacts.download_artifacts
+
+    def cut(**keywords: str) -> str:
+        folder = Path(real(**keywords))
+        weights = next(folder.rglob("weights.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:-100])
+        return str(folder)
+
+    shutil.rmtree(own_cache)
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", cut)
+    with pytest.raises(ModelError, match="only partly copied"):
+        fetch_model("models:/cached/1", uri=server_uri)
+    assert list(own_cache.iterdir()) == []
+
+
+def test_files_that_are_gone_are_said(sqlite_uri: str, bundle: ModelBundle) -> None:
+    with RunTracker(uri=sqlite_uri, experiment="gone") as run:
+        register_model(bundle.folder, run_id=run.run_id, name="gone", alias="", uri=sqlite_uri)
+    shutil.rmtree(fetch_model("models:/gone/1", uri=sqlite_uri).folder.parents[1])
+    with pytest.raises(ModelError, match="were they moved"):
+        fetch_model("models:/gone/1", uri=sqlite_uri)
+    assert "were they moved" in show_model("gone", uri=sqlite_uri).problem
+
+
+def test_a_model_of_another_tool_is_not_ours(sqlite_uri: str, tmp_path: Path) -> None:
+    with RunTracker(uri=sqlite_uri, experiment="foreign") as run:
+        run.log_text("flavors: {}", "other/MLmodel")
+    with pytest.raises(ModelError, match="another tool"):
+        fetch_model(f"runs:/{run.run_id}/other", uri=sqlite_uri)
+    with pytest.raises(ModelError, match="holds no model"):
+        fetch_model(f"runs:/{run.run_id}", uri=sqlite_uri)
+
+
+@pytest.mark.slow
+def test_two_processes_register_at_once_into_a_store_that_is_not_there_yet(tmp_path: Path, bundle: ModelBundle) -> None:
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    context = processes()
+    workers = [context.Process(target=train_and_register, args=(uri, str(bundle.folder), "shared", "champion")) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    versions = MlflowClient(tracking_uri=uri).search_model_versions("name = 'shared'")
+    assert sorted(int(version.version) for version in versions) == [1, 2]
+    assert list_models(uri=uri)[0].aliases["champion"] in (1, 2)
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_step_leaves_the_alias_on_the_old_complete_version(
+    uri: str, register: Register, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    register("killed")
+    other = save_bundle(tmp_path / "other", spec=tiny_spec(temperature=2.0), state=bundle.build().state_dict(), card="another\n")
+    context = processes()
+    steps = ["log_model_artifacts", "finalize_logged_model", "create_model_version", "set_registered_model_alias"]
+    for step in steps:
+        worker = context.Process(target=register_and_die, args=(uri, str(other.folder), "killed", step))
+        worker.start()
+        worker.join()
+        assert worker.exitcode == -signal.SIGKILL
+        model = fetch_model("models:/killed@champion", uri=uri)
+        assert (model.version, load_bundle(model.folder).spec.temperature) == ("1", 1.0)
+        # every version that is visible at all is complete
+        for version in MlflowClient(tracking_uri=uri).search_model_versions("name = 'killed'"):
+            fetch_model(f"models:/killed/{version.version}", uri=uri)
+    assert register("killed").version == 3
