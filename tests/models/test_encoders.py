@@ -180,7 +180,7 @@ def test_long_clips_pass_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encoder(pictures(batch=10))
     sizes: list[int] = []
     encoder.body.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
-    monkeypatch.setattr("reelscribe.models.encoders._PIXELS_AT_ONCE", 3 * 64 * 96)
+    monkeypatch.setattr("reelscribe.models.encoders._PIXELS_AT_ONCE", {"cpu": 3 * 64 * 96})
     torch.testing.assert_close(encoder(pictures(batch=10)), whole)
     assert sizes == [3, 3, 3, 1]
 
