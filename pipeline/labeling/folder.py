@@ -17,8 +17,7 @@ from pathlib import Path
 from reelscribe.pipeline.errors import OutputConflictError, ReelScribeError, UsageError
 
 LOCK_FILE = "_job/lock"
-# pyarrow, Spark, DuckDB's globs and shells skip names that begin with a dot, so who reads labels/ never meets one.
-TEMPORARY_PREFIX = ".tmp-"
+TEMPORARY_FOLDER = "_job/tmp"  # on the same file system as all the rest, and where no reader looks
 
 
 class OutputFolder:
@@ -30,8 +29,9 @@ class OutputFolder:
     def put(self, name: str, data: bytes) -> None:
         """Store a file durably, replacing one of that name in one step. Raises ReelScribeError where the disk refuses."""
         target = self.root / name
-        temporary = target.parent / f"{TEMPORARY_PREFIX}{target.name}"
+        temporary = self.root / TEMPORARY_FOLDER / name.replace("/", "-")
         try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(data)
@@ -52,10 +52,10 @@ class OutputFolder:
             return None
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Names and sizes in bytes of the whole files of a folder; empty where there is no such folder."""
+        """Names and sizes in bytes of the files of a folder; empty where there is no such folder."""
         try:
             with os.scandir(self.root / folder) as entries:
-                return {e.name: e.stat().st_size for e in entries if e.is_file() and not e.name.startswith(TEMPORARY_PREFIX)}
+                return {e.name: e.stat().st_size for e in entries if e.is_file()}
         except FileNotFoundError:
             return {}
 
@@ -83,8 +83,8 @@ class OutputFolder:
 
     def sweep(self) -> None:
         """Remove what a killed process left half written. Only for the holder of the lock."""
-        for leftover in self.root.glob(f"**/{TEMPORARY_PREFIX}*"):
-            leftover.unlink()
+        for name in self.sizes(TEMPORARY_FOLDER):
+            (self.root / TEMPORARY_FOLDER / name).unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -211,7 +211,9 @@ def _outcomes(
     from reelscribe.pipeline.labeling.ray_launch import label_on_ray
 
     decode = DecodeStage(bundle, backend=backend, limits=limits, workers=1)
-    return label_on_ray(plan.videos(pending), decode, predict, address=cluster_address)
+    return label_on_ray(
+        plan.videos(pending), decode, predict, num_videos=sum(shard.stop - shard.start for shard in pending), address=cluster_address
+    )
 
 
 def _new_job(bundle: ModelBundle, identity: ModelIdentity, decode: DecodeConfig, shard_size: int) -> JobRecord:

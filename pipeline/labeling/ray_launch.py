@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-import ray
-import ray.data
 
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle
 from reelscribe.pipeline.cluster import cluster
+from reelscribe.pipeline.errors import ReelScribeError
 from reelscribe.pipeline.labeling.exchange import (
     decoded_from_table,
     decoded_to_table,
@@ -27,6 +27,9 @@ from reelscribe.pipeline.labeling.exchange import (
     videos_to_table,
 )
 from reelscribe.pipeline.labeling.stages import DecodeStage, Outcome, PredictStage, Video
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 MAX_VIDEOS_PER_TASK = 32  # videos that one decoding task takes; their frames travel together
 TASKS_PER_CPU = 4  # at least so many tasks for each CPU, so that a slow one does not hold up the end
@@ -55,20 +58,24 @@ def place(cpus: float, gpus: float) -> Placement:
     return Placement(decode_cpus=share, max_decoders=places - 1, predict_cpus=share, predict_gpus=0, max_predictors=places - 1)
 
 
-def label_on_ray(videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, *, address: str) -> Generator[Outcome]:
+def label_on_ray(
+    videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, *, num_videos: int, address: str
+) -> Generator[Outcome]:
     """One outcome per video, in order of completion, from the cluster at ``address`` (empty starts one here).
 
     The model is sent to the workers; videos must be under a path or URI that every worker reaches.
-    Raises ServiceUnavailableError where no cluster answers.
+    Raises ServiceUnavailableError where no cluster answers, ReelScribeError where it fails for good.
     """
+    _prepare(address)
     with cluster(address):
-        _be_quiet()
-        resources: dict[str, Any] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        import ray
+        from ray.exceptions import RayError
+
+        resources: dict[str, Any] = ray.cluster_resources()
         placement = place(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
-        rows = list(videos)
-        per_task = min(MAX_VIDEOS_PER_TASK, max(1, len(rows) // (TASKS_PER_CPU * placement.max_decoders)))
+        per_task = min(MAX_VIDEOS_PER_TASK, max(1, num_videos // (TASKS_PER_CPU * placement.max_decoders)))
         dataset = (
-            ray.data.from_arrow([videos_to_table(chunk) for chunk in _chunks(rows, per_task)])
+            ray.data.from_arrow([videos_to_table(chunk) for chunk in _chunks(videos, per_task)])
             .map_batches(
                 DecodeActor,
                 fn_constructor_args=(decode,),
@@ -87,8 +94,14 @@ def label_on_ray(videos: Iterable[Video], decode: DecodeStage, predict: PredictS
                 num_gpus=placement.predict_gpus,
             )
         )
-        for table in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
-            yield from outcomes_from_table(cast("pa.Table", table))
+        try:
+            for table in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
+                yield from outcomes_from_table(cast("pa.Table", table))
+        except RayError as error:
+            first, *_, last = str(error).strip().splitlines() * 2
+            raise ReelScribeError(
+                f"the Ray cluster gave up: {first} ... {last}; what was committed stays, and the same command goes on from there"
+            ) from error
 
 
 class DecodeActor:
@@ -110,9 +123,11 @@ class DecodeActor:
 class PredictActor:
     """PredictStage with Arrow tables in and out; opens the model from the bytes of its files."""
 
-    def __init__(self, files: dict[str, bytes], device: str) -> None:
+    def __init__(self, files: ObjectRef[dict[str, bytes]], device: str) -> None:
+        import ray
+
         with tempfile.TemporaryDirectory() as folder:
-            for name, data in files.items():
+            for name, data in ray.get(files).items():
                 (Path(folder) / name).write_bytes(data)
             self.stage = PredictStage(load_bundle(Path(folder)), device=device)
             self.stage.setup()
@@ -126,15 +141,20 @@ def _model_files(bundle: ModelBundle) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in bundle.folder.iterdir() if file.is_file()}
 
 
-def _chunks(videos: list[Video], size: int) -> Iterator[list[Video]]:
+def _chunks(videos: Iterable[Video], size: int) -> Iterator[list[Video]]:
     rest = iter(videos)
     while chunk := list(islice(rest, size)):
         yield chunk
 
 
-def _be_quiet() -> None:
-    """Ray Data tells of its own plans and progress; the job tells of its own."""
+def _prepare(address: str) -> None:
+    """What must be said before Ray is imported: what it binds to, and that the job tells of its progress itself."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side warns on stderr of what Ray Data itself does
+    if address in ("", "local"):
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the one way to keep a cluster of one machine on the loopback
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised

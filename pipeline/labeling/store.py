@@ -2,10 +2,11 @@
 
     job.json                     what the job is (before anything else), and its counts and timings (last)
     _job/inputs-00000.parquet    the input rows, in order; further files hold rows that the input gained later
-    labels/part-00000.parquet    one shard's labels        } whole or absent: written beside,
+    labels/part-00000.parquet    one shard's labels        } whole or absent: written in _job/tmp,
     failures/part-00000.parquet  the same shard's failures } then renamed
     _job/shards/00000.json       the shard is committed: its counts and the sizes of its two files
     _job/lock                    held by the process that writes
+    _job/tmp/                    files being written
 
 The input is cut into shards by its order, ``shard_size`` rows each. A shard is committed by its marker, which comes last; a shard without
 a marker, or with files that are not as the marker says, is done again as a whole, and replaces what is there under the same names. So no

@@ -42,7 +42,7 @@ class FailureGroup:
     advice: str
     retryable: bool
     count: int = 0
-    rows: list[tuple[str, str]] = field(default_factory=list)  # (video id, cause), the first MAX_FAILURES_PER_CLASS
+    rows: list[tuple[str, str]] = field(default_factory=list)  # (video id, cause without the path), the first MAX_FAILURES_PER_CLASS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +98,14 @@ def _read_shown(folder: Path, at_most: float, max_videos: int) -> tuple[ShownVid
 
 def _read_failures(folder: Path) -> list[FailureGroup]:
     groups: dict[str, FailureGroup] = {}
-    for batch in _batches(folder, ["video_id", "failure", "cause", "advice", "retryable"]):
+    for batch in _batches(folder, ["video_id", "uri", "failure", "cause", "advice", "retryable"]):
         for row in batch.to_pylist():
             group = groups.setdefault(
                 row["failure"], FailureGroup(failure=row["failure"], advice=row["advice"], retryable=row["retryable"])
             )
             group.count += 1
             if len(group.rows) < MAX_FAILURES_PER_CLASS:
-                group.rows.append((row["video_id"], row["cause"]))
+                group.rows.append((row["video_id"], row["cause"].removeprefix(f"{row['uri']}: ")))
     return sorted(groups.values(), key=lambda group: (-group.count, group.failure))
 
 

@@ -74,7 +74,11 @@ def _strip(clip: Clip | VideoError, video: ShownVideo) -> Strip:
         return Strip(problem=f"not readable any more: {clip}")
     if clip.digest != video.content_digest:
         return Strip(problem="the file has changed since it was labelled")
-    frames = [(view.pixels[i], view.index[i], view.pts_seconds[i]) for view in clip.views for i in range(len(view.index))]
+    frames = list(
+        {
+            view.index[i]: (view.pixels[i], view.index[i], view.pts_seconds[i]) for view in clip.views for i in range(len(view.index))
+        }.values()
+    )
     width = min(MAX_WIDTH, max(MIN_WIDTH, round(HEIGHT * clip.info.width / clip.info.height)))
     chosen = (frames[i] for i in spread(len(frames), MAX_THUMBNAILS))
     return Strip(
