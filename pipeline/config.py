@@ -62,7 +62,9 @@ class ModelConfig(_Section):
     weights: str = Field(default="package", description="package, hub, none, or a file of tensors")
     stride: int = Field(default=16, description="pixels of input per cell of the grid the encoder gives")
     trainable_stages: int = Field(default=0, ge=0, description="last stages of the encoder that learn; 0 freezes it")
-    motion: Literal["none", "difference"] = Field(default="difference", description="append each frame's change since the frame before")
+    motion: Literal["none", "difference", "running_mean"] = Field(
+        default="running_mean", description="how motion shows: the change since the frame before, or against the mean of all frames so far"
+    )
     projection: int = Field(default=32, ge=1, description="channels that a 1x1 convolution keeps of each grid cell")
     recurrent: Literal["rnn_tanh", "lstm", "gru"] = "gru"
     hidden_size: int = Field(default=256, ge=1)

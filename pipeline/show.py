@@ -10,6 +10,7 @@ from reelscribe.pipeline.console import print_json, print_table, say
 from reelscribe.pipeline.errors import VideoError
 
 if TYPE_CHECKING:
+    from reelscribe.pipeline.demo import DemoResult
     from reelscribe.pipeline.labeling.job import JobSummary
     from reelscribe.pipeline.labeling.predict import Answer
     from reelscribe.pipeline.tracking.registry import ModelDetails, ModelVersion, Promotion, RegisteredModel
@@ -75,7 +76,9 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
 
 def labelling(summary: JobSummary, *, as_json: bool) -> None:
     """What a job came to, and where."""
-    report = summary.out / "report.html"
+    from reelscribe.pipeline.report.page import REPORT_FILE
+
+    report = summary.out / REPORT_FILE
     if as_json:
         print_json({**asdict(summary), "report": report})
         return
@@ -86,6 +89,40 @@ def labelling(summary: JobSummary, *, as_json: bool) -> None:
         say(f"  {count} {failure}")
     say(f"labels    {summary.out / 'labels'}   failures {summary.out / 'failures'}")
     say(f"report    {report}")
+
+
+def demo(result: DemoResult, *, as_json: bool) -> None:
+    """The demo's one screen."""
+    from reelscribe.pipeline.report.page import REPORT_FILE
+
+    job, test, shuffled = result.labelling, result.test.scores.metrics, result.shuffled.scores.metrics
+    if as_json:
+        print_json(
+            {
+                "folder": result.folder,
+                "model": result.training.model_uri,
+                "tracking_uri": result.training.tracking_uri,
+                "test": test,
+                "test_shuffled": shuffled,
+                "labelling": asdict(job),
+                "right": result.right,
+                "report": job.out / REPORT_FILE,
+            }
+        )
+        return
+    failed = ", ".join(f"{count} {failure}" for failure, count in job.failed_by_class.items())
+    where = f"--tracking-uri {result.training.tracking_uri}"
+    say(f"Everything is in {result.folder}/; the classes differ only in the order of their frames.\n")
+    say(f"test clips, never seen before    top-1 {test['top1']:.2f} on {test['clips']:.0f} clips")
+    say(f"  always the commonest class     top-1 {test['majority']:.2f}")
+    say(f"  same model, frames shuffled    top-1 {shuffled['top1']:.2f}")
+    say(f"training clips left out          {len(result.training.failures)} (broken files)")
+    say(f"new videos labelled              {job.labelled} of {job.total}, {result.right} of them right")
+    say(f"new videos that failed           {job.failed}: {failed}\n")
+    say(f"report    {job.out / REPORT_FILE}")
+    say(f"model     reelscribe registry show {result.training.model_uri} {where}")
+    say(f"runs      mlflow ui --backend-store-uri {result.training.tracking_uri}")
+    say(f"predict   reelscribe predict {result.training.model_uri} VIDEO {where}")
 
 
 def models(found: list[RegisteredModel], *, as_json: bool) -> None:

@@ -105,7 +105,7 @@ class Trainer:
         for epoch in range(1, self.config.epochs + 1):
             metrics: EpochMetrics = {
                 "epoch": float(epoch),
-                "learning_rate": float(self.schedule.get_last_lr()[0]),
+                "learning_rate": self.config.learning_rate * self._learning_rate_factor(self.schedule.last_epoch),
                 **self._train_epoch(epoch),
             }
             logits, val_metrics = self.validate()
@@ -155,7 +155,7 @@ class Trainer:
         self.schedule.step()
         return torch.stack([loss.detach(), weight * (logits.argmax(dim=1) == targets).sum()])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def validate(self) -> tuple[Tensor, EpochMetrics]:
         """Logits (N, C) of every validation clip, on the CPU, and their loss and accuracy; each worker runs its part."""
         self.plain.eval()

@@ -1,0 +1,86 @@
+"""The whole way on drawn videos: draw, train, evaluate, register, label. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow.dataset as ds
+
+from reelscribe.pipeline.config import DecodeConfig, load_config
+from reelscribe.pipeline.console import OpenProgress
+from reelscribe.pipeline.drawing import NEW_FOLDER, TRUTH_FILE, draw_order_dataset
+from reelscribe.pipeline.labeling.job import JobSummary
+from reelscribe.pipeline.labeling.launch import label_videos
+from reelscribe.pipeline.training.evaluation import Evaluation, evaluate_model
+from reelscribe.pipeline.training.job import TrainingResult, run_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo shows."""
+
+    folder: Path
+    training: TrainingResult
+    test: Evaluation  # on clips that neither training nor validation saw
+    shuffled: Evaluation  # the same, with each clip's frames in random order
+    labelling: JobSummary
+    right: int  # labels of the new videos that are what was drawn
+
+
+def run_demo(folder: Path, *, engine: Literal["local", "ray"], progress: OpenProgress) -> DemoResult:
+    """Do it all under ``folder``. Run again, it uses the videos that are there and adds a version to the registry.
+
+    The engine ``ray`` trains on two workers of Ray Train and labels with Ray Data. Raises OutputConflictError where the folder holds
+    something else.
+    """
+    with progress("drawing videos"):
+        manifest = draw_order_dataset(folder / "videos")
+    overrides = [f"data.manifest={manifest}", f"output={folder}", f"tracking.uri=sqlite:///{folder.absolute() / 'mlflow.db'}"]
+    if engine == "ray":
+        overrides += ["training.workers=2", "cluster.address=local"]
+    training = run_training(load_config("demo", overrides), progress=progress)
+    decode = DecodeConfig()
+
+    def evaluate(shuffle_seed: int | None) -> Evaluation:
+        return evaluate_model(
+            training.model_uri,
+            str(manifest),
+            split="test",
+            tracking=training.tracking_uri,
+            device="auto",
+            decode=decode,
+            shuffle_seed=shuffle_seed,
+            progress=progress,
+        )
+
+    test, shuffled = evaluate(None), evaluate(0)
+    labelling = label_videos(
+        training.model_uri,
+        str(manifest.parent / NEW_FOLDER),
+        out=folder / "labels" / training.run_id,
+        engine=engine,
+        address="",
+        device="auto",
+        decode=decode,
+        tracking=training.tracking_uri,
+        progress=progress,
+    )
+    return DemoResult(
+        folder=folder,
+        training=training,
+        test=test,
+        shuffled=shuffled,
+        labelling=labelling,
+        right=_count_right(labelling.out, manifest.with_name(TRUTH_FILE)),
+    )
+
+
+def _count_right(out: Path, truth_file: Path) -> int:
+    """How many labels are what was drawn."""
+    with truth_file.open(newline="", encoding="utf-8") as file:
+        truth = {row["path"]: row["label"] for row in csv.DictReader(file)}
+    rows = ds.dataset(out / "labels").to_table(columns=["video_id", "label"]).to_pylist()
+    return sum(truth[f"{NEW_FOLDER}/{row['video_id']}"] == row["label"] for row in rows)
