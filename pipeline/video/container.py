@@ -22,8 +22,13 @@ from reelscribe.pipeline.errors import (
     VideoPermissionError,
 )
 
-# Demuxers that take text, still pictures, or lists of other files for a video.
-_NO_VIDEO_FORMATS = {"tty", "hls", "dash", "concat", "sdp", "rtsp", "image2", "imf", "lavfi", "srt", "webvtt", "ass", "lrc"}
+# The containers that are read. FFmpeg knows more: text, still pictures, and lists of other files or addresses, which a video must not be.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,gif,apng,asf,ogg,mxf,rm,nut,ivf,dv,wtv,swf,gxf,nsv,"
+    "h261,h263,h264,hevc,vvc,m4v,mjpeg,vc1,obu,av1,dirac,cavsvideo,smk,bink,roq,yuv4mpegpipe,"
+    "mp3,wav,w64,flac,aac,loas,ac3,eac3,dts,amr,amrnb,amrwb,aiff,caf,ape,wv,tta,au"
+)
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 _ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp"}
 _MAGIC = (b"\x1aE\xdf\xa3", b"RIFF", b"GIF8", b"FLV\x01", b"OggS", b"0&\xb2u\x8ef\xcf\x11", b"\x00\x00\x01\xba", b"\x06\x0e+4", b".RMF")
 
@@ -40,7 +45,7 @@ def open_video(path: str) -> Iterator[tuple[Any, Any]]:
     """
     with av.logging.Capture() as chatter:
         try:
-            with av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"}) as container:
+            with av.open(f"file:{path}", metadata_errors="replace", options=_OPTIONS) as container:
                 yield container, _picture_stream(container, path)
         except VideoError:
             raise
@@ -67,6 +72,8 @@ def classify(error: BaseException, *, path: str, words: str) -> VideoError:
             return VideoPermissionError(text)
         case av.error.DecoderNotFoundError() | av.error.PatchWelcomeError() | av.error.BSFNotFoundError():
             return UnsupportedCodecError(text)
+        case av.error.ArgumentError() if "whitelist" in words:
+            return NotAVideoError(f"{path}: text, a still picture or a list of files; expected a video container")
         case _ if known_container(path):
             return TruncatedVideoError(text)
         case _:
@@ -85,17 +92,14 @@ def known_container(path: str) -> bool:
 
 
 def _picture_stream(container: Any, path: str) -> Any:
-    """The first video stream that is not a cover picture. Raises NotAVideoError, NoVideoStreamError or UnsupportedCodecError."""
-    name = container.format.name
-    if name in _NO_VIDEO_FORMATS or (name.endswith("_pipe") and name != "yuv4mpegpipe"):
-        raise NotAVideoError(f"{path}: FFmpeg takes it for '{name}': text, a still picture or a list of files")
+    """The first video stream that is not a cover picture. Raises NoVideoStreamError or UnsupportedCodecError."""
     streams = picture_streams(container)
     if not streams:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise NoVideoStreamError(f"{path}: the container ({name}) holds {kinds}, no video stream")
+        raise NoVideoStreamError(f"{path}: the container ({container.format.name}) holds {kinds}, no video stream")
     stream = streams[0]
     if stream.codec_context is None:
-        raise UnsupportedCodecError(f"{path}: no decoder for the codec (tag {stream.codec_tag!r})")
+        raise UnsupportedCodecError(f"{path}: no decoder for its codec")
     stream.codec_context.thread_count = 1
     return stream
 

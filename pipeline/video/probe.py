@@ -22,6 +22,7 @@ from reelscribe.pipeline.errors import (
     NoVideoStreamError,
     TruncatedVideoError,
 )
+from reelscribe.pipeline.video.completeness import missing_bytes
 from reelscribe.pipeline.video.container import open_video, picture_streams
 from reelscribe.pipeline.video.source import local_path
 from reelscribe.pipeline.video.timeline import Timeline
@@ -69,6 +70,8 @@ def scan(uri: str) -> Scan:
     """``probe`` with the timeline. Raises what ``probe`` raises."""
     path = local_path(uri)
     _refuse_encrypted(path)
+    if missing := missing_bytes(path):
+        raise TruncatedVideoError(f"{path}: the file is cut: {missing} bytes are missing at its end")
     with open_video(path) as (container, stream):
         packets = _Packets(pts=[], ends=[], keys=[])
         first = _read_packets(container, stream, packets)

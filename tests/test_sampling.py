@@ -1,0 +1,131 @@
+"""Properties of the plans, and their numbers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from reelscribe.pipeline.errors import VideoTooShortError
+from reelscribe.pipeline.sampling import DenseSampling, RateSampling, SamplingSpec, UniformSampling, plan_times
+
+SPECS = st.one_of(
+    st.builds(UniformSampling, num_frames=st.integers(1, 64)),
+    st.builds(RateSampling, frames_per_second=st.floats(0.05, 60), max_frames=st.integers(1, 300)),
+    st.builds(DenseSampling, num_frames=st.integers(1, 32), stride_s=st.floats(0.001, 1), num_views=st.integers(1, 5)),
+)
+Spec = UniformSampling | RateSampling | DenseSampling
+STARTS, LENGTHS, SEEDS = st.floats(-100, 100_000), st.floats(0.01, 36_000), st.none() | st.integers(0, 2**32)
+
+
+def plan(spec: Spec, start_s: float, length_s: float, seed: int | None) -> tuple[tuple[float, ...], ...]:
+    """A plan; examples in which the clip is too short for it are dropped."""
+    end_s = start_s + length_s
+    assume(not isinstance(spec, DenseSampling) or (spec.num_frames - 1) * spec.stride_s < end_s - start_s)
+    return plan_times(spec, start_s=start_s, end_s=end_s, jitter_seed=seed)
+
+
+@given(spec=SPECS, start_s=STARTS, length_s=LENGTHS, seed=SEEDS)
+def test_times_lie_in_the_clip_and_never_go_back(spec: Spec, start_s: float, length_s: float, seed: int | None) -> None:
+    for view in plan(spec, start_s, length_s, seed):
+        assert len(view) >= 1
+        assert all(start_s <= t < start_s + length_s for t in view)
+        assert list(view) == sorted(view)
+
+
+@given(spec=SPECS, start_s=STARTS, length_s=LENGTHS, seed=SEEDS)
+def test_a_plan_is_a_function_of_its_arguments(spec: Spec, start_s: float, length_s: float, seed: int | None) -> None:
+    assert plan(spec, start_s, length_s, seed) == plan(spec, start_s, length_s, seed)
+
+
+@given(spec=SPECS, start_s=STARTS, length_s=LENGTHS, seed=SEEDS)
+def test_the_number_of_times(spec: Spec, start_s: float, length_s: float, seed: int | None) -> None:
+    views = plan(spec, start_s, length_s, seed)
+    match spec:
+        case UniformSampling(num_frames=count):
+            assert [len(view) for view in views] == [count]
+        case DenseSampling(num_frames=count, num_views=num_views):
+            assert [len(view) for view in views] == [count] * num_views
+        case RateSampling(frames_per_second=rate, max_frames=limit):
+            assert len(views[0]) <= limit
+            assert min(limit, length_s * rate - 2) <= len(views[0]) <= max(1, length_s * rate + 1)
+
+
+@given(spec=SPECS, start_s=st.floats(0, 1000), length_s=st.floats(1, 1000), shift_s=st.floats(0, 1000), seed=SEEDS)
+def test_a_clip_that_begins_later_has_the_same_plan_later(
+    spec: Spec, start_s: float, length_s: float, shift_s: float, seed: int | None
+) -> None:
+    here, there = (
+        plan(spec, start, length_s, seed) if not isinstance(spec, RateSampling) else plan(spec, start, round(length_s), seed)
+        for start in (start_s, start_s + shift_s)
+    )
+    for view, moved in zip(here, there, strict=True):
+        for a, b in zip(view, moved, strict=False):  # the length of a sum of floats may decide about a last frame
+            assert b == pytest.approx(a + shift_s, abs=1e-5 * max(1.0, length_s))
+
+
+@given(count=st.integers(1, 64), start_s=STARTS, length_s=LENGTHS, seed=st.integers(0, 1000))
+def test_uniform_takes_one_time_from_each_part_and_its_middle_without_jitter(
+    count: int, start_s: float, length_s: float, seed: int
+) -> None:
+    part = length_s / count
+    slack = 1e-5 * max(1.0, length_s, abs(start_s))
+    (jittered,), (fixed,) = (plan(UniformSampling(num_frames=count), start_s, length_s, s) for s in (seed, None))
+    for i, (a, b) in enumerate(zip(jittered, fixed, strict=True)):
+        assert start_s + i * part - slack <= a <= start_s + (i + 1) * part + slack
+        assert b == pytest.approx(start_s + (i + 0.5) * part, abs=slack)
+
+
+@given(
+    count=st.integers(2, 32),
+    stride_s=st.floats(0.01, 1),
+    views=st.integers(1, 5),
+    start_s=st.floats(0, 1000),
+    slack_s=st.floats(0.01, 100),
+    seed=SEEDS,
+)
+def test_dense_keeps_its_stride(count: int, stride_s: float, views: int, start_s: float, slack_s: float, seed: int | None) -> None:
+    length_s = (count - 1) * stride_s + slack_s
+    for view in plan(DenseSampling(num_frames=count, stride_s=stride_s, num_views=views), start_s, length_s, seed):
+        for i, t in enumerate(view[:-1]):
+            assert t - view[0] == pytest.approx(i * stride_s, abs=1e-5 * max(1.0, length_s))
+
+
+def test_seeds_differ() -> None:
+    spec = UniformSampling(num_frames=8)
+    plans = {plan_times(spec, start_s=0, end_s=10, jitter_seed=seed) for seed in range(200)}
+    assert len(plans) == 200
+
+
+def test_numbers() -> None:
+    assert plan_times(UniformSampling(num_frames=4), start_s=10, end_s=12) == ((10.25, 10.75, 11.25, 11.75),)
+    assert plan_times(RateSampling(frames_per_second=2), start_s=1, end_s=3) == ((1.0, 1.5, 2.0, 2.5),)
+    assert plan_times(RateSampling(frames_per_second=2, max_frames=3), start_s=1, end_s=9) == ((1.0, 1.5, 2.0),)
+    assert plan_times(RateSampling(frames_per_second=0.5), start_s=1, end_s=1.5) == ((1.0,),)
+    assert plan_times(DenseSampling(num_frames=3, stride_s=0.5, num_views=2), start_s=0, end_s=5) == ((1.0, 1.5, 2.0), (3.0, 3.5, 4.0))
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(0, 0), (2, 1)])
+def test_a_clip_without_length_is_too_short(start_s: float, end_s: float) -> None:
+    with pytest.raises(VideoTooShortError, match="no length"):
+        plan_times(UniformSampling(), start_s=start_s, end_s=end_s)
+
+
+def test_a_window_that_does_not_fit_is_too_short() -> None:
+    with pytest.raises(VideoTooShortError, match=r"16 frames at a stride of 0\.1 s need more than 1\.5 s, the clip has 1\.5 s"):
+        plan_times(DenseSampling(), start_s=0, end_s=1.5)
+
+
+@given(spec=SPECS)
+def test_a_spec_is_data(spec: Spec) -> None:
+    adapter: TypeAdapter[Spec] = TypeAdapter(SamplingSpec)
+    assert adapter.validate_json(adapter.dump_json(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "random"}, {"kind": "uniform", "frames": 3}, {"kind": "uniform", "num_frames": 0}, {"kind": "dense", "stride_s": 0}]
+)
+def test_a_wrong_spec_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(SamplingSpec).validate_python(wrong)
