@@ -47,7 +47,7 @@ class VideoLabeller:
 
         In: ``uri`` (string) and, where only a part counts, ``start_s`` and ``end_s`` (seconds; null means the file's begin and
         end). Out: ``uri``, ``label``, ``confidence`` (0 to 1), ``top_k`` (JSON list of [label, probability], most probable
-        first), ``failure`` and ``cause`` (null for a labelled row). Clips are decoded in worker processes, so a file that hangs or
+        first), ``failure`` and ``cause``; what a row does not have is None. Clips are decoded in worker processes, so a file that hangs or
         kills a decoder costs its time limit and no more. No parameters are known.
         """
         import pandas
@@ -58,7 +58,8 @@ class VideoLabeller:
         rows: list[dict[str, Any]] = [{} for _ in requests]
         for index, outcome in self._pool.map(requests):
             rows[index] = self._row(requests[index][1].uri, outcome)
-        return pandas.DataFrame(rows, columns=list(COLUMNS)).astype({"confidence": "float64"})
+        # as objects, so that what is missing is None: NaN would be written into the answer of a server, and it is no JSON
+        return pandas.DataFrame(rows, columns=list(COLUMNS), dtype=object)
 
     def _request(self, row: Mapping[Any, Any]) -> ClipRequest:
         return self.bundle.request(str(row["uri"]), _seconds(row.get("start_s")), _seconds(row.get("end_s")))
