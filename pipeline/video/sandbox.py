@@ -41,7 +41,8 @@ class _Job:
 class DecodePool:
     """``workers`` decoding processes. Use it in a ``with`` block; several ``map`` calls may share it.
 
-    ``read`` names the function that the workers call, as ``module:function`` with the signature of ``clip.read_clip``.
+    ``read`` names the function that the workers call, as ``module:function`` with the parameters of ``clip.read_clip``; what it returns
+    is what ``map`` yields.
     """
 
     def __init__(self, workers: int, limits: DecodeLimits | None = None, *, read: str = "reelscribe.pipeline.video.clip:read_clip") -> None:

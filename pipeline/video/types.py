@@ -37,6 +37,18 @@ class VideoInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What ``doctor`` says of a readable video."""
+
+    info: VideoInfo
+    claimed_frames: int  # by the container; 0 where it claims none
+    variable_rate: bool
+    keyframe_gap_s: float  # the longest stretch between two keyframes; the whole video where they are unknown
+    reader: str  # that served
+    remarks: tuple[str, ...]  # what is odd
+
+
+@dataclass(frozen=True, kw_only=True)
 class Frames:
     """Decoded frames in the order asked for; a time asked twice is there twice."""
 

@@ -73,7 +73,7 @@ def _read_within(request: ClipRequest, read: ReadClip, limits: DecodeLimits) -> 
 
 
 def _answer(connection: socket.socket, outcome: Clip | VideoError, kind: Kind) -> None:
-    """Write the outcome to anonymous memory and pass its descriptor."""
+    """Write the outcome to anonymous memory and pass its descriptor. Only the frames of a Clip go there unpickled."""
     views = outcome.views if isinstance(outcome, Clip) else ()
     pixels = [np.ascontiguousarray(view.pixels) for view in views]
     meta = pickle.dumps(

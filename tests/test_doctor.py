@@ -1,0 +1,95 @@
+"""What the doctor says of this machine and of files whose facts are known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reelscribe.pipeline.doctor import environment, inspect_inputs, inspect_videos
+from reelscribe.pipeline.errors import ManifestError
+from reelscribe.pipeline.video.writer import write_video
+from videos import CASES
+
+
+def test_the_environment_is_complete_and_says_versions() -> None:
+    checks = {check.name: check for check in environment()}
+    assert {"python", "pyav", "opencv", "decord", "ray", "mlflow", "gpu", "disk", "tracking", "cluster"} <= checks.keys()
+    assert checks["python"].ok
+    assert sys.version.split()[0] in checks["python"].detail
+    assert checks["pyav"].ok
+    assert "FFmpeg" in checks["pyav"].detail
+
+
+def test_a_reader_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    checks = {check.name: check for check in environment()}
+    assert not checks["opencv"].ok
+    assert "libGL.so.1: cannot open" in checks["opencv"].detail
+    assert checks["pyav"].ok
+
+
+def test_an_address_in_the_environment_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
+    details = {check.name: check.detail for check in environment()}
+    assert details["tracking"] == "http://127.0.0.1:5000"
+    assert details["cluster"] == "ray://127.0.0.1:10001"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("doctor")
+    for name in ("h264-long-gop", "h264-variable-rate", "h264-late-start", "h264-rotated-90", "av1", "mpeg4-avi"):
+        CASES[name].write(folder / f"{name}{CASES[name].suffix}")
+    whole = (folder / "h264-long-gop.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("no video")
+    long_gap = {"g": "1000", "preset": "ultrafast", "x264-params": "scenecut=0"}
+    write_video(folder / "gap.mp4", (np.full((32, 32, 3), i, np.uint8) for i in range(120)), frame_rate=5, options=long_gap)
+    return folder
+
+
+def test_facts_of_known_files(folder: Path) -> None:
+    facts = {Path(fact.uri).name: fact for fact in inspect_inputs([str(folder)], workers=1)}
+    assert len(facts) == 9
+    assert {name: fact.failure for name, fact in facts.items() if not fact.ok} == {"cut.mp4": "truncated", "notes.txt": "not_a_video"}
+    assert "missing at its end" in facts["cut.mp4"].cause
+    assert facts["cut.mp4"].advice
+    seen = {name: fact.inspection for name, fact in facts.items() if fact.inspection is not None}
+    assert seen["h264-long-gop.mp4"].keyframe_gap_s == pytest.approx(10.0)  # 250 frames of 1/25 s
+    assert [name for name, inspection in seen.items() if inspection.variable_rate] == ["h264-late-start.mkv", "h264-variable-rate.mp4"]
+    assert seen["h264-rotated-90.mp4"].info.rotation_degrees == 90
+    assert seen["h264-rotated-90.mp4"].remarks == ()
+    assert seen["av1.mp4"].remarks == ("opencv cannot read it (unsupported_codec)",)
+    assert "the first frame is shown at 3.20 s" in seen["h264-late-start.mkv"].remarks
+    assert seen["gap.mp4"].remarks == ("24 s without a keyframe: jumps are slow",)
+    assert seen["mpeg4-avi.avi"].remarks == ("no times in the container: it is decoded from the start",)
+
+
+def test_videos_keep_their_order_and_inputs_are_not_repeated(folder: Path) -> None:
+    uris = [str(folder / name) for name in ("notes.txt", "none.mp4", "gap.mp4")]
+    assert [(fact.uri, fact.failure) for fact in inspect_videos(uris, workers=2)] == [
+        (uris[0], "not_a_video"),
+        (uris[1], "not_found"),
+        (uris[2], ""),
+    ]
+    assert len(inspect_inputs([uris[2], uris[2]], workers=1)) == 1
+
+
+def test_an_input_that_is_not_there_is_an_error_of_use(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError):
+        inspect_inputs([str(tmp_path / "none")])
+
+
+def test_the_callers_process_loads_no_decoder(folder: Path) -> None:
+    program = (
+        "import sys; from reelscribe.pipeline.doctor import inspect_videos; facts = inspect_videos([sys.argv[1]], workers=1);"
+        "print(facts[0].ok, *{'av', 'cv2', 'decord', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(folder / "gap.mp4")], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]
