@@ -43,10 +43,11 @@ def train(
     """Train a recognizer, evaluate it, track the run and register the model."""
     from reelscribe.pipeline import console, show
     from reelscribe.pipeline.config import load_config
+
+    settings = load_config(config, overrides)  # before what takes seconds to import
     from reelscribe.pipeline.training.job import run_training
 
-    result = run_training(load_config(config, overrides), progress=console.progress)
-    show.training(result, as_json=json)
+    show.training(run_training(settings, progress=console.progress), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe evaluate models:/gestures@champion labels.csv --split val")

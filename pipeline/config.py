@@ -114,7 +114,8 @@ class TrackingConfig(_Section):
 
     uri: str = Field(default="", description="tracking server; empty takes MLFLOW_TRACKING_URI, else SQLite in the folder runs/")
     experiment: str = "reelscribe"
-    register_as: str = Field(default="", description="registered model name; empty takes the config's name; '-' registers nothing")
+    register_model: bool = Field(default=True, description="make the result a new version of a registered model")
+    register_as: str = Field(default="", description="its name; empty takes the config's name")
     alias: str = Field(default="champion", description="alias given to the new version; empty gives none")
 
 

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from reelscribe.pipeline.config import Config
+    from reelscribe.pipeline.training.job import TrainingResult
+
+# Before torch is imported anywhere: many small steps, several processes, two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A user's own tracking server is not for tests.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +27,48 @@ def shared_data() -> Path:
         message = "the real data (../shared/data) is not beside this checkout"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 drawn videos (8 classes) as the demo draws them, 8 of them broken: manifest.csv, truth.csv, new/. Only to be read."""
+    from reelscribe.pipeline.drawing import draw_order_dataset
+
+    return draw_order_dataset(tmp_path_factory.mktemp("drawn") / "videos", num_videos=40, broken_share=0.2).parent
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray cluster on the loopback for all tests that need one."""
+    from reelscribe.pipeline.cluster import cluster
+
+    with cluster("local"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_config(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A training of seconds: the tiny encoder, learning from scratch, SQLite tracking."""
+    from reelscribe.pipeline.config import Config
+
+    return Config.model_validate(
+        {
+            "name": "tiny",
+            "output": str(tmp_path_factory.mktemp("runs")),
+            "data": {"manifest": str(drawn / "manifest.csv")},
+            "sampling": {"kind": "uniform", "num_frames": 6},
+            "transform": {"height": 24, "width": 32},
+            "model": {"encoder": "tiny", "weights": "none", "stride": 4, "trainable_stages": 2, "projection": 8, "hidden_size": 16},
+            "training": {"epochs": 3, "batch_size": 8, "warmup_epochs": 1, "device": "cpu"},
+            "decode": {"workers": 1},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_config: Config) -> TrainingResult:
+    """The tiny config, trained and registered as models:/tiny@champion."""
+    from reelscribe.pipeline.console import progress
+    from reelscribe.pipeline.training.job import run_training
+
+    return run_training(tiny_config, progress=progress)

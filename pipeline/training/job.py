@@ -146,7 +146,7 @@ def _log_results(run: RunTracker, folder: Path, trained: Trained, bundle: ModelB
 
 
 def _register(config: Config, bundle: ModelBundle, run_id: str, uri: str) -> ModelVersion | None:
-    if config.tracking.register_as == "-":
+    if not config.tracking.register_model:
         return None
     name = config.tracking.register_as or config.name
     return register_model(bundle.folder, run_id=run_id, name=name, alias=config.tracking.alias, uri=uri)

@@ -46,7 +46,15 @@ def drawn_data(folder: Path, *, train: int, val: int) -> TrainingData:
 def recognizer(*, dropout: float = 0.2) -> Recognizer:
     torch.manual_seed(7)
     return Recognizer(
-        num_classes=2, frame_size=(16, 16), encoder="tiny", weights="none", stride=4, trainable_stages=2, projection=8, hidden_size=16, dropout=dropout
+        num_classes=2,
+        frame_size=(16, 16),
+        encoder="tiny",
+        weights="none",
+        stride=4,
+        trainable_stages=2,
+        projection=8,
+        hidden_size=16,
+        dropout=dropout,
     )
 
 
