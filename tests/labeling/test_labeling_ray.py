@@ -1,0 +1,57 @@
+"""The Ray engine gives the rows of the local one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from labeling_model import Identity
+
+from reelscribe.pipeline.bundle import ModelBundle
+from reelscribe.pipeline.labeling.job import run_job
+from reelscribe.pipeline.labeling.ray_launch import place
+from reelscribe.pipeline.labeling.store import read_failures, read_job, read_labels
+from reelscribe.pipeline.manifest import list_videos
+
+
+@given(cpus=st.integers(1, 512), gpus=st.integers(0, 16))
+def test_one_actor_of_each_kind_always_fits_and_all_cpus_have_work(cpus: int, gpus: int) -> None:
+    placement = place(float(cpus), float(gpus))
+    assert placement.decode_cpus + placement.predict_cpus <= cpus
+    assert placement.predict_gpus <= gpus
+    assert placement.max_decoders >= 1
+    assert placement.max_predictors >= 1
+    assert placement.max_decoders * placement.decode_cpus + placement.predict_cpus == pytest.approx(cpus)
+
+
+def rows_by_id(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows in the order of their ids, without what differs from job to job."""
+    changing = {"job_id", "labelled_at", "failed_at"}
+    return table.drop_columns([name for name in table.column_names if name in changing]).sort_by("video_id").to_pylist()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # Ray Data sets its own old options
+def test_ray_gives_the_rows_of_the_local_engine(bundle: ModelBundle, drawn: Path, tmp_path: Path) -> None:
+    import ray
+
+    assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
+    videos, local, on_ray = list_videos(str(drawn)), tmp_path / "local", tmp_path / "ray"
+    run_job(bundle=bundle, identity=Identity(), videos=videos, out=local, shard_size=16)
+    run_job(bundle=bundle, identity=Identity(), videos=videos.slice(3, 4), out=on_ray)
+    summary = run_job(bundle=bundle, identity=Identity(), videos=videos, out=on_ray, engine="ray")  # it goes on with what the other began
+    assert (summary.engine, summary.total, summary.resumed) == ("ray", videos.num_rows, 4)
+    for a, b in zip(rows_by_id(read_labels(local)), rows_by_id(read_labels(on_ray)), strict=True):
+        assert a.pop("confidence") == pytest.approx(b.pop("confidence"), abs=1e-6)
+        assert [one["confidence"] for one in a["top_k"]] == pytest.approx([one["confidence"] for one in b["top_k"]], abs=1e-6)
+        assert [one["label"] for one in a.pop("top_k")] == [one["label"] for one in b.pop("top_k")]
+        assert a == b
+    assert rows_by_id(read_failures(local)) == rows_by_id(read_failures(on_ray))
+    job = read_job(on_ray)
+    assert job is not None
+    assert [session.engine for session in job.sessions] == ["local", "ray"]
