@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,8 @@ from rich.table import Table
 
 OpenProgress = Callable[[str], AbstractContextManager[Callable[..., None]]]
 
-OUT = Console(highlight=False, soft_wrap=True)
+_FILE_WIDTH = 200  # characters of a table in a file or a pipe, which have no width of their own
+OUT = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 LINE_EVERY_S = 10.0
 

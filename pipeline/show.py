@@ -11,6 +11,7 @@ from reelscribe.pipeline.errors import VideoError
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.demo import DemoResult
+    from reelscribe.pipeline.doctor import Check, VideoFacts
     from reelscribe.pipeline.labeling.job import JobSummary
     from reelscribe.pipeline.labeling.predict import Answer
     from reelscribe.pipeline.tracking.registry import ModelDetails, ModelVersion, Promotion, RegisteredModel
@@ -193,6 +194,43 @@ def predictions(answers: list[Answer], *, as_json: bool) -> None:
             others = ", ".join(f"{label} {p:.3f}" for label, p in answer.outcome.top_k[1:3])
             rows.append((answer.uri, f"{answer.outcome.label} {answer.outcome.confidence:.3f}", others))
     print_table(["video", "label", "then"], rows)
+
+
+def environment(checks: list[Check], *, as_json: bool) -> bool:
+    """What this machine has; returns whether all is well."""
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        print_table(["", "what", "found"], [("ok" if check.ok else "!!", check.name, check.detail) for check in checks])
+    return all(check.ok for check in checks)
+
+
+def videos(found: list[VideoFacts], *, as_json: bool) -> bool:
+    """One line a video; returns whether all can be used."""
+    if as_json:
+        print_json([asdict(facts) | {"ok": facts.ok} for facts in found])
+        return all(facts.ok for facts in found)
+    print_table(["video", "codec", "size", "rate", "seconds", "frames", "keyframe gap", "notes"], [_video_row(facts) for facts in found])
+    bad = sum(not facts.ok for facts in found)
+    say(f"\n{len(found)} videos, {bad} cannot be used")
+    return not bad
+
+
+def _video_row(facts: VideoFacts) -> tuple[object, ...]:
+    seen = facts.inspection
+    if seen is None:
+        return (facts.uri, "", "", "", "", "", "", f"{facts.failure}: {facts.cause}; {facts.advice}")
+    info = seen.info
+    return (
+        facts.uri,
+        info.codec,
+        f"{info.width}x{info.height}",
+        f"{info.frame_rate:.2f}" + (" variable" if seen.variable_rate else ""),
+        f"{info.duration_s:.2f}",
+        info.num_frames,
+        f"{seen.keyframe_gap_s:.2f} s",
+        "; ".join(seen.remarks),
+    )
 
 
 def _aliases(aliases: Mapping[str, int]) -> str:

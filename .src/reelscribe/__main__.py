@@ -1,0 +1,5 @@
+"""``python -m reelscribe`` is the command ``reelscribe``."""
+
+from reelscribe.pipeline.cli import main
+
+main()
