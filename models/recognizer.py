@@ -2,8 +2,9 @@
 
 frames (B, T, 3, H, W) bytes
   -> encoder      grid of features (B, T, D, h, w); cacheable when frozen
-  -> motion       what moves in the grid
-  -> projection   1x1 convolution to a few channels, flattened: position is kept, never pooled away
+  -> projection   a few channels of each cell (B, T, P, h, w), by a 1x1 convolution
+  -> motion       what moves in the grid; on few channels, so that a stream carries little
+  -> flatten      one vector a frame: position is kept, never pooled away
   -> recurrent    hidden states (B, T, hidden)
   -> readout      one vector a clip
   -> classifier   logits (B, classes)
@@ -33,21 +34,19 @@ class RecognizerState(NamedTuple):
     readout: tuple[Tensor, ...]
 
 
-class GridProjection(nn.Module):
-    """A few channels of each grid cell, then one vector a frame from all cells in their places."""
+class GridFlatten(nn.Module):
+    """One vector a frame from all cells of a grid in their places."""
 
-    def __init__(self, channels: int, cells: int, *, projection: int, out_features: int) -> None:
+    def __init__(self, channels: int, cells: int, out_features: int) -> None:
         super().__init__()
-        self.scale = nn.GroupNorm(1, channels)
-        self.reduce = nn.Conv2d(channels, projection, 1)
-        self.flatten = nn.Linear(projection * cells, out_features)
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.linear = nn.Linear(channels * cells, out_features)
         self.norm = nn.LayerNorm(out_features)
 
     def forward(self, grid: Tensor) -> Tensor:
-        """(B, T, D, h, w) -> (B, T, out_features)."""
-        cells = torch.relu(self.reduce(self.scale(grid.flatten(0, 1))))  # (B * T, projection, h, w)
-        flat = cells.flatten(1).unflatten(0, grid.shape[:2])  # (B, T, projection * h * w)
-        out: Tensor = self.norm(self.flatten(flat))
+        """(B, T, C, h, w) -> (B, T, out_features)."""
+        flat = torch.relu(grid + self.bias).flatten(2)  # (B, T, C * h * w)
+        out: Tensor = self.norm(self.linear(flat))
         return out
 
 
@@ -67,7 +66,7 @@ class Recognizer(nn.Module):
         weights: str = "package",
         stride: int = 16,
         trainable_stages: int = 0,
-        motion: str = "running_mean",
+        motion: str = "difference",
         projection: int = 32,
         recurrent: str = "gru",
         hidden_size: int = 256,
@@ -83,9 +82,9 @@ class Recognizer(nn.Module):
         self.encoder = build_encoder(encoder, weights=weights, stride=stride, trainable_stages=trainable_stages)
         self.grid_size = self.encoder.grid_size(*frame_size)
         cells = self.grid_size[0] * self.grid_size[1]
+        self.projection = nn.Conv2d(self.encoder.channels, projection, 1, bias=False)
         self.motion = build_motion(motion)
-        channels = self.encoder.channels * self.motion.channel_factor
-        self.projection = GridProjection(channels, cells, projection=projection, out_features=hidden_size)
+        self.flatten = GridFlatten(projection * self.motion.channel_factor, cells, hidden_size)
         self.input_dropout = SequenceDropout(dropout)
         self.recurrent = build_core(recurrent, hidden_size, hidden_size, layers=layers, dropout=dropout)
         self.readout = build_readout(readout, hidden_size)
@@ -134,8 +133,9 @@ class Recognizer(nn.Module):
 
     def _advance(self, grid: Tensor, state: RecognizerState | None) -> tuple[Tensor, RecognizerState]:
         """Grid of the next frames -> their states, and what is carried (the readout's part is left empty)."""
-        grid = grid.to(self.classifier.weight.dtype)  # a cached grid may be stored in half precision
-        grid, motion = self.motion(grid, state.motion if state is not None else None)
-        x = self.input_dropout(self.projection(grid))
+        dtype = self.projection.weight.dtype  # a cached grid may be stored in half precision, and differences need the full one
+        cells = self.projection(grid.flatten(0, 1).to(dtype)).to(dtype).unflatten(0, grid.shape[:2])  # (B, T, P, h, w)
+        cells, motion = self.motion(cells, state.motion if state is not None else None)
+        x = self.input_dropout(self.flatten(cells))
         states, recurrent = self.recurrent(x, state.recurrent if state is not None else None)
         return states, RecognizerState(motion=motion, recurrent=recurrent, readout=())

@@ -142,7 +142,7 @@ class TestEveryCombination:
             loss = torch.nn.functional.cross_entropy(model(frames, torch.full((6,), 4)), labels)
             loss.backward()
             optimizer.step()
-        assert loss.item() < 0.05
+        assert loss.item() < 0.1  # a guess gives ln 5 = 1.6
 
 
 def test_order_matters_to_every_core() -> None:
@@ -196,6 +196,18 @@ def test_frozen_grid_can_be_cached() -> None:
     lengths = torch.full((3,), 7)
     model.eval()
     torch.testing.assert_close(model.forward_head(model.forward_features(grid, lengths), lengths), model(clips(), lengths))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_grid_may_be_stored_in_half_precision(dtype: torch.dtype) -> None:
+    model = recognizer(motion="running_mean").eval()
+    lengths = torch.full((3,), 7)
+    with torch.no_grad():
+        grid = model.encode(clips())
+        expected = model.forward_head(model.forward_features(grid, lengths), lengths)
+        half = model.forward_head(model.forward_features(grid.to(dtype), lengths), lengths)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, expected, atol=2e-2, rtol=0)
 
 
 def test_ranks_draw_the_masks_of_one_process() -> None:
