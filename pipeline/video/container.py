@@ -19,7 +19,6 @@ from reelscribe.pipeline.errors import (
     UnsupportedCodecError,
     VideoError,
     VideoNotFoundError,
-    VideoPermissionError,
 )
 
 # The containers that are read. FFmpeg knows more: text, still pictures, and lists of other files or addresses, which a video must not be.
@@ -38,15 +37,15 @@ logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 @contextmanager
-def open_video(path: str) -> Iterator[tuple[Any, Any]]:
-    """The container and its first stream of moving pictures, decoding on one thread.
+def open_video(path: str) -> Iterator[tuple[Any, Any, list[Any]]]:
+    """The container, its first stream of moving pictures, decoding on one thread, and the list to which FFmpeg's errors are added.
 
     Whatever PyAV raises inside the block leaves it as a VideoError that names the file and the decoder's own words.
     """
     with av.logging.Capture() as chatter:
         try:
             with av.open(f"file:{path}", metadata_errors="replace", options=_OPTIONS) as container:
-                yield container, _picture_stream(container, path)
+                yield container, _picture_stream(container, path), chatter
         except VideoError:
             raise
         except (av.error.FFmpegError, MemoryError, UnicodeError) as error:
@@ -66,10 +65,8 @@ def classify(error: BaseException, *, path: str, words: str) -> VideoError:
     match error:
         case MemoryError() | av.error.MemoryError():
             return DecoderMemoryError(f"{path}: not enough memory to decode")
-        case av.error.FileNotFoundError():
+        case av.error.FileNotFoundError() if not Path(path).exists():  # it was there a moment ago
             return VideoNotFoundError(text)
-        case av.error.PermissionError():
-            return VideoPermissionError(text)
         case av.error.DecoderNotFoundError() | av.error.PatchWelcomeError() | av.error.BSFNotFoundError():
             return UnsupportedCodecError(text)
         case av.error.ArgumentError() if "whitelist" in words:

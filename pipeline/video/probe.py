@@ -72,7 +72,7 @@ def scan(uri: str) -> Scan:
     _refuse_encrypted(path)
     if missing := missing_bytes(path):
         raise TruncatedVideoError(f"{path}: the file is cut: {missing} bytes are missing at its end")
-    with open_video(path) as (container, stream):
+    with open_video(path) as (container, stream, _):
         packets = _Packets(pts=[], ends=[], keys=[])
         first = _read_packets(container, stream, packets)
         name = container.format.name
@@ -137,7 +137,7 @@ def demux(container: Any, stream: Any) -> Iterator[Any]:
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
-    except av.error.InvalidDataError:
+    except (av.error.InvalidDataError, IndexError):  # IndexError: a damaged transport stream announces streams that PyAV does not know
         return
 
 
@@ -178,7 +178,7 @@ def _usual_step(pts: np.ndarray[Any, np.dtype[np.int64]], stream: Any) -> int:
 def _count_frames(path: str, stream: Any) -> Timeline:
     """Decode everything once. Frames keep their own times where these increase; else they follow each other at the stream's rate."""
     times: list[int | None] = []
-    with open_video(path) as (container, again):
+    with open_video(path) as (container, again, _):
         for packet in demux(container, again):
             try:
                 times.extend(frame.pts for frame in packet.decode())

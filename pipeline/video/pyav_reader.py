@@ -20,6 +20,7 @@ from reelscribe.pipeline.video.scaling import scale, stack
 from reelscribe.pipeline.video.types import ReaderName, Uint8Array
 
 SEEK_GAIN = 4  # frames that a seek must save before it pays
+_SILENT_DAMAGE = "CRC mismatch"  # FFV1 finds the damage, says so on the console only, and fills the hole from an older frame
 
 
 class PyAVReader:
@@ -29,16 +30,16 @@ class PyAVReader:
 
     def read(self, scan: Scan, indices: tuple[int, ...], size: tuple[int, int] | None) -> Uint8Array:
         """See ``types.Reader``. Raises TruncatedVideoError where a wanted frame does not decode, or only with errors."""
-        with open_video(scan.path) as (container, stream):
-            cursor = _Cursor(container, stream, scan)
+        with open_video(scan.path) as (container, stream, chatter):
+            cursor = _Cursor(container, stream, scan, chatter)
             return stack([scale(_rgb(cursor.frame(index)), size) for index in indices], path=scan.path)
 
 
 class _Cursor:
     """A place in the stream that moves forward."""
 
-    def __init__(self, container: Any, stream: Any, scan: Scan) -> None:
-        self._container, self._stream, self._scan = container, stream, scan
+    def __init__(self, container: Any, stream: Any, scan: Scan, chatter: list[Any]) -> None:
+        self._container, self._stream, self._scan, self._chatter = container, stream, scan, chatter
         self._timeline = scan.timeline
         self._next = 0  # the position that comes next
         self._frames: Iterator[tuple[int, Any]] = self._decode(from_start=True)
@@ -116,10 +117,14 @@ class _Cursor:
     def _events(self) -> Iterator[Any]:
         """Frames as the decoder gives them, and a _Failure where it fails."""
         for packet in demux(self._container, self._stream):
+            said = len(self._chatter)
             try:
-                yield from packet.decode()
+                frames = packet.decode()
             except av.error.InvalidDataError:
-                yield _Failure(pts=math.inf if packet.pts is None else packet.pts)
+                frames = [_failure(packet)]
+            if any(_SILENT_DAMAGE in entry[2] for entry in self._chatter[said:]):
+                yield _failure(packet)
+            yield from frames
         try:
             yield from self._stream.codec_context.decode(None)
         except av.error.InvalidDataError:
@@ -131,6 +136,10 @@ class _Failure:
     """A packet that did not decode."""
 
     pts: float
+
+
+def _failure(packet: Any) -> _Failure:
+    return _Failure(pts=math.inf if packet.pts is None else packet.pts)
 
 
 def _rgb(frame: Any) -> Uint8Array:

@@ -227,6 +227,24 @@ def test_damage_in_the_middle_fails_what_it_touches_and_nothing_else(tmp_path: P
     assert set(refused) <= set(range(22, 36))
 
 
+def test_damage_that_the_decoder_only_mumbles_about_is_refused(tmp_path: Path, counting: dict[str, Path]) -> None:
+    """FFV1 has a checksum for each slice; what builds on the damaged frame is refused with it."""
+    data = bytearray(counting["ffv1"].read_bytes())
+    with av.open(str(counting["ffv1"])) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+    data[packets[14].pos + packets[14].size // 2] ^= 0x10
+    path = tmp_path / "damaged.mkv"
+    path.write_bytes(data)
+    found = scan(str(path))
+    keyframe = next(int(k) for k in found.timeline.keyframes if k > 14)
+    for index in range(found.info.num_frames):
+        if 14 <= index < keyframe:
+            with pytest.raises(TruncatedVideoError):
+                load_reader("pyav").read(found, (index,), None)
+        else:
+            assert number_shown(load_reader("pyav").read(found, (index,), None)[0]) == index
+
+
 def test_pixels_are_those_drawn(counting: dict[str, Path]) -> None:
     pixels = load_reader("pyav").read(scan(str(counting["ffv1"])), (21,), None)[0]
     assert np.abs(pixels.astype(int) - counting_frame(21).astype(int)).max() <= 2
