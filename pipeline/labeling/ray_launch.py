@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -98,9 +99,8 @@ def label_on_ray(
             for table in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
                 yield from outcomes_from_table(cast("pa.Table", table))
         except RayError as error:
-            first, *_, last = str(error).strip().splitlines() * 2
             raise ReelScribeError(
-                f"the Ray cluster gave up: {first} ... {last}; what was committed stays, and the same command goes on from there"
+                f"the Ray cluster gave up: {_in_short(str(error))}; what was committed stays, and the same command goes on from there"
             ) from error
 
 
@@ -135,6 +135,15 @@ class PredictActor:
     def __call__(self, table: pa.Table) -> pa.Table:
         """DECODED_SCHEMA to OUTCOME_SCHEMA."""
         return outcomes_to_table(self.stage(decoded_from_table(table)))
+
+
+def _in_short(trace: str) -> str:
+    """Our own error in a worker's trace in its own words; of any other, the first and the last line."""
+    ours = re.findall(r"^reelscribe\.pipeline\.errors\.\w+: (.+)$", trace, flags=re.MULTILINE)
+    if ours:
+        return str(ours[-1])
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else "without a word"
 
 
 def _model_files(bundle: ModelBundle) -> dict[str, bytes]:

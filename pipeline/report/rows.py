@@ -62,13 +62,14 @@ class Results:
 def read_results(out: Path, *, max_videos: int) -> Results:
     """Read ``labels/`` and ``failures/`` of a job's folder."""
     by_label: Counter[str] = Counter()
+    edges = np.arange(CONFIDENCE_BINS + 1) / CONFIDENCE_BINS
     bins = np.zeros(CONFIDENCE_BINS, dtype=np.int64)
     least: npt.NDArray[np.float64] = np.empty(0)
     total_confidence = video_s = 0.0
     for batch in _batches(out / "labels", ["label", "confidence", "duration_s"]):
         confidence = batch["confidence"].to_numpy(zero_copy_only=False)
         by_label.update(batch["label"].to_pylist())
-        bins += np.histogram(confidence, bins=CONFIDENCE_BINS, range=(0.0, 1.0))[0]
+        bins += np.histogram(confidence, bins=edges)[0]
         least = np.sort(np.concatenate([least, confidence]))[:max_videos]
         total_confidence += float(confidence.sum())
         video_s += pc.sum(batch["duration_s"]).as_py() or 0.0

@@ -13,7 +13,7 @@ from labeling_model import Identity
 
 from reelscribe.pipeline.bundle import ModelBundle
 from reelscribe.pipeline.labeling.job import run_job
-from reelscribe.pipeline.labeling.ray_launch import place
+from reelscribe.pipeline.labeling.ray_launch import _in_short, place
 from reelscribe.pipeline.labeling.store import read_failures, read_job, read_labels
 from reelscribe.pipeline.manifest import list_videos
 
@@ -26,6 +26,19 @@ def test_one_actor_of_each_kind_always_fits_and_all_cpus_have_work(cpus: int, gp
     assert placement.max_decoders >= 1
     assert placement.max_predictors >= 1
     assert placement.max_decoders * placement.decode_cpus + placement.predict_cpus == pytest.approx(cpus)
+
+
+@pytest.mark.parametrize(
+    ("trace", "short"),
+    [
+        ("ActorDiedError: it died\n  File x\nreelscribe.pipeline.errors.ModelError: no such tensor\n  more\n", "no such tensor"),
+        ("RayError: first\n\n  File x\nlast\n", "RayError: first ... last"),
+        ("alone", "alone"),
+        ("", "without a word"),
+    ],
+)
+def test_a_worker_s_error_is_told_in_short(trace: str, short: str) -> None:
+    assert _in_short(trace) == short
 
 
 def rows_by_id(table: pa.Table) -> list[dict[str, Any]]:
