@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from reelscribe.pipeline.tracking.connection import connect, model_errors
 from reelscribe.pipeline.tracking.query_evaluation import arrange, holds, needs_run
 from reelscribe.pipeline.tracking.query_language import Comparison, Condition, Field, Group, Query, fail, fields_of, parse_query
-from reelscribe.pipeline.tracking.versions import ModelVersion, all_models, fetch_runs, to_version, with_run
+from reelscribe.pipeline.tracking.versions import ModelVersion, all_models, experiment_ids, fetch_runs, to_version, with_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PAGE = 2000
-_BY_NUMBER = 20  # up to so many versions are asked for one by one
+_CHUNK = 500  # versions whose runs are read together
+_BY_NUMBER = 100  # up to so many versions are asked for one by one
 _SAMPLE = 200  # versions whose fields are looked at when nothing was found
 _SAFE_TEXT = re.compile(r"[\w .:/@+-]+")  # what needs no quoting rules in MLflow's filters, which differ by database
 
@@ -37,10 +38,9 @@ def query_versions(text: str, *, uri: str) -> list[ModelVersion]:
     query = parse_query(text)
     client = connect(uri)
     aliases: Aliases = {model.name: model.aliases for model in all_models(client, uri)}
-    versions = list(_candidates(client, uri, query.condition, aliases))
-    found = _Joined(client, uri).answer(query, versions)
-    if not found and versions:
-        _check_spelling(client, uri, query, versions)
+    found = _Joined(client, uri).answer(query, list(_candidates(client, uri, query.condition, aliases)))
+    if not found:
+        _check_spelling(client, uri, query)
     return found
 
 
@@ -51,23 +51,34 @@ class _Joined:
         self._client = client
         self._uri = uri
         self._read: set[tuple[str, int]] = set()
+        self._experiments: list[str] | None = None
 
     def answer(self, query: Query, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
         """What the query finds among the candidates."""
-        kept = self._keep(query.condition, versions) if query.condition else list(versions)
         if any(needs_run(key.field) for key in query.order):
-            kept = self.join(kept)
+            kept = self.join(self._keep(query.condition, versions))
+        else:  # the order is known without the runs, so they are read from the front until the limit is reached
+            kept = []
+            ordered = arrange(query.order, versions)
+            for start in range(0, len(ordered), _CHUNK):
+                kept += self._keep(query.condition, ordered[start : start + _CHUNK])
+                if query.limit is not None and len(kept) >= query.limit:
+                    break
         return self.join(arrange(query.order, kept)[: query.limit])
 
     def join(self, versions: Sequence[ModelVersion], only: str = "") -> list[ModelVersion]:
         """The same versions with what their runs say; with ``only``, runs that the server's filter refuses are as good as absent."""
         wanted = {v.run_id for v in versions if v.run_id and (v.name, v.version) not in self._read}
-        runs = fetch_runs(self._client, self._uri, wanted, only=only)
+        if wanted and self._experiments is None:
+            self._experiments = experiment_ids(self._client, self._uri)
+        runs = fetch_runs(self._client, self._uri, wanted, experiments=self._experiments or [], only=only)
         joined = [with_run(v, runs.get(v.run_id)) if v.run_id in runs else v for v in versions]
         self._read |= {(v.name, v.version) for v in joined if v.run_id in runs}
         return joined
 
-    def _keep(self, condition: Condition, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+    def _keep(self, condition: Condition | None, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+        if condition is None:
+            return list(versions)
         truth = [(version, holds(condition, version, run_known=False)) for version in versions]
         certain = [version for version, value in truth if value]
         undecided = [version for version, value in truth if value is None]
@@ -110,18 +121,16 @@ def version_filter(condition: Condition | None) -> str:
     parts = []
     for demand in _demands(condition):
         values = [str(value) for value in demand.values]
-        if not all(_SAFE_TEXT.fullmatch(value) for value in values):
-            continue
+        safe = all(_SAFE_TEXT.fullmatch(value) for value in values)
         match demand.field.group, demand.operator:
-            case ("name" | "run_id" as group, "="):
+            case ("name" | "run_id" as group, "=") if safe:
                 parts.append(f"{group} = '{values[0]}'")
-            case ("name" | "run_id" as group, "in"):
+            case ("name" | "run_id" as group, "in") if safe:
                 parts.append(f"{group} IN ({_quoted(values)})")
-            case ("tags", "=") if isinstance(demand.values[0], str) and _SAFE_TEXT.fullmatch(demand.field.key):
+            case ("tags", "=") if safe and isinstance(demand.values[0], str) and _SAFE_TEXT.fullmatch(demand.field.key):
                 parts.append(f"tags.`{demand.field.key}` = '{values[0]}'")
-            case ("name", "like" | "ilike"):
-                if re.fullmatch(r"[\w%. -]+", values[0]):
-                    parts.append(f"name ILIKE '{values[0]}'")  # of all databases alike: LIKE minds case on some only
+            case ("name", "like" | "ilike") if _SAFE_TEXT.fullmatch(values[0].replace("%", "x")):
+                parts.append(f"name ILIKE '{values[0]}'")  # LIKE minds case on some databases only; which is decided here
             case _:
                 continue
     return " AND ".join(parts)
@@ -156,12 +165,14 @@ def _quoted(values: Sequence[str]) -> str:
     return ", ".join(f"'{value}'" for value in values)
 
 
-def _check_spelling(client: MlflowClient, uri: str, query: Query, versions: Sequence[ModelVersion]) -> None:
-    """Raise QueryError for a key that no version has and that is nearly one that some have, so that a typo never looks like an answer."""
+def _check_spelling(client: MlflowClient, uri: str, query: Query) -> None:
+    """Raise QueryError for a key that is nearly one that the newest versions have, so that a typo never looks like an answer."""
     keyed = [field for field in fields_of(query.condition) if field.key]
     if not keyed:
         return
-    sample = sorted(versions, key=lambda version: version.created, reverse=True)[:_SAMPLE]
+    with model_errors(uri, "the registry"):
+        newest = client.search_model_versions(max_results=_SAMPLE, order_by=["creation_timestamp DESC"])
+    sample = [to_version(found, {}) for found in newest]
     if any(needs_run(field) for field in keyed):
         sample = _Joined(client, uri).join(sample)
     for field in keyed:
@@ -169,4 +180,4 @@ def _check_spelling(client: MlflowClient, uri: str, query: Query, versions: Sequ
         close = difflib.get_close_matches(field.key, known, n=1, cutoff=0.75) if field.key not in known else []
         if close:
             there = Field(group=field.group, key=close[0], kind=field.kind, position=0)
-            fail(query.text, field.position, f"no version here has {field}; did you mean {there}?")
+            fail(query.text, field.position, f"nothing found, and none of the newest versions has {field}; did you mean {there}?")

@@ -103,7 +103,7 @@ def get_version(client: MlflowClient, uri: str, model: RegisteredModel, version:
     except MlflowException as error:
         raise ModelError(f"model '{model.name}' has no version {version} ({_existing(model)})") from error
     joined = to_version(found, model.aliases)
-    return with_run(joined, fetch_runs(client, uri, {joined.run_id}).get(joined.run_id)) if joined.run_id else joined
+    return with_run(joined, fetch_run(client, uri, joined.run_id)) if joined.run_id else joined
 
 
 def with_run(version: ModelVersion, run: Any | None) -> ModelVersion:
@@ -113,17 +113,25 @@ def with_run(version: ModelVersion, run: Any | None) -> ModelVersion:
     return replace(version, metrics=dict(run.data.metrics) | dict(version.metrics), params=dict(run.data.params))
 
 
-def fetch_runs(client: MlflowClient, uri: str, run_ids: set[str], *, only: str = "") -> dict[str, Any]:
-    """MLflow's runs by id, some hundreds to a request; a run that is gone for good is not there.
+def fetch_run(client: MlflowClient, uri: str, run_id: str) -> Any | None:
+    """MLflow's run; None where it is gone for good: the version stays usable."""
+    from mlflow.exceptions import MlflowException
 
-    ``only`` is a further filter in MLflow's words that the server applies.
+    try:
+        with tracking_errors(uri):
+            return client.get_run(run_id)
+    except MlflowException:
+        return None
+
+
+def fetch_runs(client: MlflowClient, uri: str, run_ids: set[str], *, experiments: list[str], only: str = "") -> dict[str, Any]:
+    """MLflow's runs by id, some hundreds to a request, deleted ones too; a run that is gone for good is not there.
+
+    ``experiments`` are the ids to look in; ``only`` is a further filter in MLflow's words that the server applies.
     """
     from mlflow.entities import ViewType
 
     ordered = sorted(run_ids)
-    if len(ordered) == 1 and not only:  # the usual case asks for no list of experiments
-        return _fetch_run(client, uri, ordered[0])
-    experiments = _experiments(client, uri) if ordered else []
     runs: dict[str, Any] = {}
     for start in range(0, len(ordered), _RUNS_PER_REQUEST):
         batch = ordered[start : start + _RUNS_PER_REQUEST]
@@ -135,23 +143,15 @@ def fetch_runs(client: MlflowClient, uri: str, run_ids: set[str], *, only: str =
     return runs
 
 
-def _fetch_run(client: MlflowClient, uri: str, run_id: str) -> dict[str, Any]:
-    from mlflow.exceptions import MlflowException
+def experiment_ids(client: MlflowClient, uri: str) -> list[str]:
+    """Ids of all experiments, deleted ones too: MLflow searches runs by experiment only."""
+    from mlflow.entities import ViewType
 
-    try:
-        with tracking_errors(uri):
-            return {run_id: client.get_run(run_id)}
-    except MlflowException:
-        return {}  # the run is gone for good; the version stays usable
-
-
-def _experiments(client: MlflowClient, uri: str) -> list[str]:
-    """Ids of all experiments: MLflow searches runs by experiment only."""
     ids: list[str] = []
     token: str | None = None
     while True:
         with model_errors(uri, "the experiments"):
-            page = client.search_experiments(max_results=_PAGE, page_token=token)
+            page = client.search_experiments(ViewType.ALL, max_results=_PAGE, page_token=token)
         ids += [experiment.experiment_id for experiment in page]
         token = page.token
         if not token:

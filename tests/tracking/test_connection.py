@@ -77,6 +77,13 @@ def test_any_answer_of_a_live_server_counts(answering: str) -> None:
     check_reachable(answering, wait_s=5)
 
 
+@pytest.mark.parametrize("answering", [401, 403], indirect=True)
+def test_a_wrong_password_is_one_clear_line(answering: str) -> None:
+    with pytest.raises(ServiceUnavailableError, match=r"refuses this user.*MLFLOW_TRACKING_PASSWORD") as caught:
+        list_models(uri=answering)
+    assert "geheim" not in str(caught.value)
+
+
 @pytest.mark.parametrize("answering", [503], indirect=True)
 def test_a_proxy_without_its_server_does_not_count(answering: str) -> None:
     with pytest.raises(ServiceUnavailableError, match="503"):
