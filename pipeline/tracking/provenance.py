@@ -55,7 +55,7 @@ def run_tags(*, seed: int | None) -> dict[str, str]:
     """Tags that say how to repeat a run; the ``mlflow.*`` ones are shown by MLflow's own pages."""
     command = repeat_command()
     tags = {
-        "mlflow.user": _user(),
+        "mlflow.user": user_name(),
         "mlflow.source.name": command,
         "mlflow.source.type": "LOCAL",
         "reelscribe.command": command,
@@ -74,7 +74,7 @@ def run_tags(*, seed: int | None) -> dict[str, str]:
     return tags
 
 
-def _user() -> str:
+def user_name() -> str:
     """The login name; a container may give its user none."""
     try:
         return getpass.getuser()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.bundle import BundleSpec, load_bundle
+from reelscribe.pipeline.tracking.aliases import move_alias
 from reelscribe.pipeline.tracking.connection import connect, model_errors, quiet
 from reelscribe.pipeline.tracking.contents import FOLDER_IN_MLFLOW_MODEL, combined_digest, file_digests
 from reelscribe.pipeline.tracking.fetch import DIGEST_TAG
@@ -50,7 +51,7 @@ def register_model(folder: Path, *, run_id: str, name: str, alias: str, uri: str
             name, logged.artifact_location, run_id=run_id, tags=tags, description=_description(bundle.spec), model_id=logged.model_id
         )
         if alias:
-            client.set_registered_model_alias(name, alias, made.version)
+            move_alias(client, uri, name=name, alias=alias, to=int(made.version), why=f"registered by run {run_id}")
     return get_version(client, uri, registered_model(client, uri, name), int(made.version))
 
 

@@ -1,4 +1,4 @@
-"""The model registry: list, show, promote; and the names that the rest of ReelScribe uses."""
+"""The model registry: list, show, compare, promote, roll back; and the names that the rest of ReelScribe uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from reelscribe.pipeline.bundle import CARD_FILE
 from reelscribe.pipeline.errors import ModelError, ReelScribeError
-from reelscribe.pipeline.tracking.connection import connect, model_errors
+from reelscribe.pipeline.tracking.aliases import AliasMove, Promotion, last_standing_move, move_alias, moves_of
+from reelscribe.pipeline.tracking.comparison import VersionComparison, compare_versions
+from reelscribe.pipeline.tracking.connection import connect
 from reelscribe.pipeline.tracking.fetch import ResolvedModel, fetch_model
 from reelscribe.pipeline.tracking.references import VersionReference, parse_name
 from reelscribe.pipeline.tracking.register import register_model
@@ -19,15 +21,20 @@ from reelscribe.pipeline.tracking.versions import (
 )
 
 __all__ = [
+    "AliasMove",
     "ModelDetails",
     "ModelVersion",
     "Promotion",
     "RegisteredModel",
     "ResolvedModel",
+    "VersionComparison",
+    "alias_history",
+    "compare",
     "fetch_model",
     "list_models",
     "promote",
     "register_model",
+    "rollback",
     "show_model",
 ]
 
@@ -40,16 +47,6 @@ class ModelDetails:
     version: ModelVersion
     card: str  # Markdown; empty where the files cannot be reached, then `problem` says why
     problem: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promotion:
-    """A move of an alias."""
-
-    name: str
-    alias: str
-    before: int | None  # version; None where the alias is new
-    after: int
 
 
 def list_models(*, uri: str) -> list[RegisteredModel]:
@@ -77,8 +74,8 @@ def show_model(model: str, *, uri: str) -> ModelDetails:
     return ModelDetails(model=found, version=version, card=card, problem=problem)
 
 
-def promote(model: str, *, to: str, uri: str) -> Promotion:
-    """Move an alias to a version (``models:/NAME/VERSION`` or ``models:/NAME@OTHER``).
+def promote(model: str, *, to: str, uri: str, why: str = "") -> Promotion:
+    """Move an alias to a version (``models:/NAME/VERSION`` or ``models:/NAME@OTHER``); who, when and ``why`` go into the history.
 
     Raises ModelError for an unknown version, one that is not ready, or an alias that MLflow does not allow.
     """
@@ -86,8 +83,26 @@ def promote(model: str, *, to: str, uri: str) -> Promotion:
     version = resolve_version(client, uri, parse_name(model))
     if version.status != "READY":
         raise ModelError(f"{version.name} version {version.version} is not ready (MLflow says {version.status})")
-    before = registered_model(client, uri, version.name).aliases.get(to)
-    if before != version.version:
-        with model_errors(uri, f"alias '{to}'"):
-            client.set_registered_model_alias(version.name, to, str(version.version))
-    return Promotion(name=version.name, alias=to, before=before, after=version.version)
+    return move_alias(client, uri, name=version.name, alias=to, to=version.version, why=why)
+
+
+def alias_history(model: str, *, uri: str) -> list[AliasMove]:
+    """The moves of a model's aliases, newest first; those that other tools made are not among them. Raises ModelError."""
+    return moves_of(registered_model(connect(uri), uri, parse_name(model).name))[::-1]
+
+
+def rollback(model: str, *, alias: str, uri: str, why: str = "") -> Promotion:
+    """Take the last move of an alias back; again takes back the one before.
+
+    Raises ModelError where no move is left, or where another tool has moved the alias since.
+    """
+    client = connect(uri)
+    found = registered_model(client, uri, parse_name(model).name)
+    move = last_standing_move(found, alias)
+    return move_alias(client, uri, name=found.name, alias=alias, to=move.before, why=why, undoes=move.key)
+
+
+def compare(first: str, second: str, *, uri: str) -> VersionComparison:
+    """Two versions side by side: metrics, parameters that differ, labels lost and gained. Raises ModelError."""
+    client = connect(uri)
+    return compare_versions(resolve_version(client, uri, parse_name(first)), resolve_version(client, uri, parse_name(second)))

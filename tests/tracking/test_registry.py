@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,7 +15,17 @@ from registering import processes, register_and_die, train_and_register
 from conftest import tiny_spec
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle, save_bundle
 from reelscribe.pipeline.errors import ModelError
-from reelscribe.pipeline.tracking.registry import ModelVersion, fetch_model, list_models, promote, register_model, show_model
+from reelscribe.pipeline.tracking.registry import (
+    ModelVersion,
+    alias_history,
+    compare,
+    fetch_model,
+    list_models,
+    promote,
+    register_model,
+    rollback,
+    show_model,
+)
 from reelscribe.pipeline.tracking.runs import RunTracker
 
 Register = Callable[..., ModelVersion]
@@ -201,3 +212,49 @@ def test_a_process_killed_at_any_step_leaves_the_alias_on_the_old_complete_versi
         for version in MlflowClient(tracking_uri=uri).search_model_versions("name = 'killed'"):
             fetch_model(f"models:/killed/{version.version}", uri=uri)
     assert register("killed").version == 3
+
+
+def test_moves_are_written_down_and_taken_back_one_by_one(uri: str, register: Register) -> None:
+    register("history")
+    register("history")
+    register("history", "")
+    promote("history/3", to="champion", uri=uri, why="besser bei Nacht")
+    moves = alias_history("history", uri=uri)
+    assert [(move.alias, move.before, move.after) for move in moves] == [("champion", 2, 3), ("champion", 1, 2), ("champion", None, 1)]
+    assert (moves[0].why, moves[0].undoes) == ("besser bei Nacht", None)
+    assert moves[0].who == getpass.getuser()
+    assert moves[0].when > moves[1].when > moves[2].when
+
+    back = [rollback("models:/history", alias="champion", uri=uri) for _ in range(2)]
+    assert [(move.before, move.after) for move in back] == [(3, 2), (2, 1)]
+    assert fetch_model("models:/history@champion", uri=uri).version == "1"
+    promote("history/3", to="champion", uri=uri)
+    assert rollback("history", alias="champion", uri=uri).after == 1
+    assert rollback("history", alias="champion", uri=uri).after is None
+    assert show_model("history", uri=uri).model.aliases == {}
+    with pytest.raises(ModelError, match="no recorded move"):
+        rollback("history", alias="champion", uri=uri)
+
+    promote("history/1", to="champion", uri=uri)
+    MlflowClient(tracking_uri=uri).set_registered_model_alias("history", "champion", "2")
+    with pytest.raises(ModelError, match="another tool"):
+        rollback("history", alias="champion", uri=uri)
+
+
+def test_two_versions_side_by_side(uri: str, register: Register, tmp_path: Path, bundle: ModelBundle) -> None:
+    register("pair")
+    spec = tiny_spec(labels=("left", "right", "stop"), metrics={"top1": 0.95, "ece": 0.02})
+    other = save_bundle(tmp_path / "other", spec=spec, state=bundle.build().state_dict(), card="")
+    with RunTracker(uri=uri, experiment="registry") as run:
+        run.log_params({"model": {"recurrent": "lstm"}, "seed": 1})
+        register_model(other.folder, run_id=run.run_id, name="pair", alias="challenger", uri=uri)
+    both = compare("models:/pair@champion", "models:/pair@challenger", uri=uri)
+    assert {pair.name: (pair.first, pair.second) for pair in both.metrics} == {
+        "ece": (None, 0.02),
+        "top1": (0.93, 0.95),
+        "val/top1": (0.5, None),
+    }
+    assert [pair.gain for pair in both.metrics] == [None, pytest.approx(0.02), None]
+    assert [(pair.name, pair.first, pair.second) for pair in both.params] == [("model.recurrent", "gru", "lstm"), ("seed", None, "1")]
+    assert (both.labels_lost, both.labels_gained, both.same_labels) == (("winken üben",), ("stop",), False)
+    assert (both.same_data, both.same_weights) == (True, True)

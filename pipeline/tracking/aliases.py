@@ -1,0 +1,93 @@
+"""Moves of aliases, and their history.
+
+MLflow knows where an alias points and not where it pointed before, so each move leaves a tag on its registered model:
+``reelscribe.move.<time>-<random>`` with who, when, from, to and why as JSON. The alias is moved first: a process killed in between loses
+a line of history, and never invents one.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from reelscribe.pipeline.errors import ModelError
+from reelscribe.pipeline.tracking.connection import model_errors
+from reelscribe.pipeline.tracking.provenance import user_name
+from reelscribe.pipeline.tracking.versions import RegisteredModel, registered_model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_MOVE_TAG = "reelscribe.move."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """A move of an alias."""
+
+    name: str
+    alias: str
+    before: int | None  # version; None where the alias is new
+    after: int | None  # None where the alias was taken away
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasMove:
+    """A line of the history of a model's aliases."""
+
+    key: str  # sorts by time
+    alias: str
+    before: int | None
+    after: int | None
+    when: datetime  # UTC
+    who: str
+    why: str
+    undoes: str | None  # the key of the move that this one took back
+
+
+def move_alias(
+    client: MlflowClient, uri: str, *, name: str, alias: str, to: int | None, why: str = "", undoes: str | None = None
+) -> Promotion:
+    """Point an alias to a version, or take it away (None), and write it down; nothing happens where it is there already."""
+    before = registered_model(client, uri, name).aliases.get(alias)
+    if before == to:
+        return Promotion(name=name, alias=alias, before=before, after=to)
+    now = datetime.now(UTC)
+    record = {"alias": alias, "before": before, "after": to, "when": now.isoformat(), "who": user_name(), "why": why, "undoes": undoes}
+    key = f"{_MOVE_TAG}{int(now.timestamp() * 1e6):017d}-{uuid.uuid4().hex[:8]}"
+    with model_errors(uri, f"alias '{alias}'"):
+        if to is None:
+            client.delete_registered_model_alias(name, alias)
+        else:
+            client.set_registered_model_alias(name, alias, str(to))
+        client.set_registered_model_tag(name, key, json.dumps(record, ensure_ascii=False))
+    return Promotion(name=name, alias=alias, before=before, after=to)
+
+
+def moves_of(model: RegisteredModel) -> list[AliasMove]:
+    """The recorded moves of a model's aliases, oldest first."""
+    return [_read(key, json.loads(value)) for key, value in sorted(model.tags.items()) if key.startswith(_MOVE_TAG)]
+
+
+def last_standing_move(model: RegisteredModel, alias: str) -> AliasMove:
+    """The move that brought an alias where it is and was not taken back. Raises ModelError where there is none to take back."""
+    standing: list[AliasMove] = []
+    for move in moves_of(model):
+        if move.alias == alias:
+            standing = [one for one in standing if one.key != move.undoes] if move.undoes else [*standing, move]
+    if not standing:
+        raise ModelError(f"no recorded move of '{alias}' of model '{model.name}' is left to take back")
+    current = model.aliases.get(alias)
+    if standing[-1].after != current:
+        raise ModelError(
+            f"'{alias}' of model '{model.name}' is at version {current}, and the last recorded move took it to {standing[-1].after}: "
+            "another tool has moved it since; move it with promote"
+        )
+    return standing[-1]
+
+
+def _read(key: str, record: dict[str, Any]) -> AliasMove:
+    return AliasMove(**{**record, "key": key, "when": datetime.fromisoformat(record["when"])})

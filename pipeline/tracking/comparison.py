@@ -1,0 +1,73 @@
+"""Two versions side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reelscribe.pipeline.tracking.versions import ModelVersion
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricPair:
+    """One metric of both versions."""
+
+    name: str
+    first: float | None
+    second: float | None
+
+    @property
+    def gain(self) -> float | None:
+        """Second minus first, where both have it."""
+        return None if self.first is None or self.second is None else self.second - self.first
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamPair:
+    """One parameter that differs."""
+
+    name: str
+    first: str | None
+    second: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionComparison:
+    """What two versions share and where they differ."""
+
+    first: ModelVersion
+    second: ModelVersion
+    metrics: tuple[MetricPair, ...]  # every metric of either, by name
+    params: tuple[ParamPair, ...]  # those that differ, by name
+    labels_lost: tuple[str, ...]  # the first knows them, the second does not
+    labels_gained: tuple[str, ...]
+    same_labels: bool  # the same, in the same order: their outputs can be compared class by class
+    same_data: bool | None  # None where one does not say what it was trained on
+    same_weights: bool | None
+
+
+def compare_versions(first: ModelVersion, second: ModelVersion) -> VersionComparison:
+    """Set two versions side by side."""
+    labels_a, labels_b = _labels(first), _labels(second)
+    names = sorted({*first.metrics, *second.metrics})
+    keys = sorted(key for key in {*first.params, *second.params} if first.params.get(key) != second.params.get(key))
+    return VersionComparison(
+        first=first,
+        second=second,
+        metrics=tuple(MetricPair(name=name, first=first.metrics.get(name), second=second.metrics.get(name)) for name in names),
+        params=tuple(ParamPair(name=key, first=first.params.get(key), second=second.params.get(key)) for key in keys),
+        labels_lost=tuple(label for label in labels_a if label not in labels_b),
+        labels_gained=tuple(label for label in labels_b if label not in labels_a),
+        same_labels=labels_a == labels_b,
+        same_data=_same(first.tags, second.tags, "reelscribe.data_digest"),
+        same_weights=_same(first.tags, second.tags, "reelscribe.weights_digest"),
+    )
+
+
+def _labels(version: ModelVersion) -> tuple[str, ...]:
+    return tuple(json.loads(version.tags.get("reelscribe.labels", "[]")))
+
+
+def _same(first: Mapping[str, str], second: Mapping[str, str], key: str) -> bool | None:
+    return first[key] == second[key] if key in first and key in second else None
