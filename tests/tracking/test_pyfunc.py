@@ -129,3 +129,17 @@ def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             time.sleep(0.5)
     pytest.fail(f"mlflow models serve did not start:\n{log.read_text()[-2000:]}")
+
+
+def test_a_users_own_mlflow_loads_it_by_alias_from_a_server(
+    server_uri: str, bundle: ModelBundle, videos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunTracker(uri=server_uri, experiment="pyfunc") as run:
+        register_model(bundle.folder, run_id=run.run_id, name="remote", alias="champion", uri=server_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server_uri)
+    answer = load_model("models:/remote@champion").predict(pd.DataFrame({"uri": videos[:1]}))
+    assert answer["confidence"][0] == expected(bundle, videos[0])["confidence"]
+    # and MLflow's own pages find the model under its run
+    with urllib.request.urlopen(f"{server_uri}/api/2.0/mlflow/runs/get?run_id={run.run_id}", timeout=30) as response:
+        outputs = json.load(response)["run"]["outputs"]["model_outputs"]
+    assert len(outputs) == 1
