@@ -27,6 +27,7 @@ from reelscribe.pipeline.video.wire import HEADER, Kind, receive_exactly
 ReadClip = Callable[[ClipRequest, DecodeLimits], Clip]
 _MIB = 1 << 20
 _PR_SET_PDEATHSIG = 1
+_ADDRESS_SPACE, _RESIDENT = 0, 1  # columns of /proc/self/statm
 
 
 def main() -> None:
@@ -46,12 +47,12 @@ def main() -> None:
 
 
 def _serve(connection: socket.socket, read: ReadClip, limits: DecodeLimits) -> None:
-    start_bytes = _address_space_bytes()
+    start_bytes = _memory_bytes(_RESIDENT)
     while True:
         _, length, _ = HEADER.unpack(receive_exactly(connection, HEADER.size))
         request: ClipRequest = pickle.loads(receive_exactly(connection, length))  # noqa: S301 - from our parent, over a socket pair
         outcome = _read_within(request, read, limits)
-        grown = _address_space_bytes() - start_bytes > limits.memory_mb * _MIB // 4
+        grown = _has_grown(beyond=start_bytes + limits.memory_mb * _MIB // 4)
         _answer(connection, outcome, Kind.LAST_RESULT if grown else Kind.RESULT)
         if grown:
             return
@@ -59,7 +60,7 @@ def _serve(connection: socket.socket, read: ReadClip, limits: DecodeLimits) -> N
 
 def _read_within(request: ClipRequest, read: ReadClip, limits: DecodeLimits) -> Clip | VideoError:
     """The clip, or its failure; the address space may grow by ``memory_mb`` meanwhile."""
-    _limit_address_space(_address_space_bytes() + limits.memory_mb * _MIB)
+    _limit_address_space(_memory_bytes(_ADDRESS_SPACE) + limits.memory_mb * _MIB)
     try:
         return read(request, limits)
     except VideoError as error:
@@ -100,10 +101,20 @@ def _anonymous_memory() -> int:
         return os.dup(file.fileno())
 
 
-def _address_space_bytes() -> int:
+def _has_grown(*, beyond: int) -> bool:
+    """Whether more memory is in use than that, after what is only kept for reuse went back to the system."""
+    if _memory_bytes(_RESIDENT) <= beyond:
+        return False
+    with suppress(AttributeError):  # not every C library has it
+        ctypes.CDLL(None).malloc_trim(0)
+    return _memory_bytes(_RESIDENT) > beyond
+
+
+def _memory_bytes(column: int) -> int:
+    """One number of /proc/self/statm; 0 where there is none."""
     if sys.platform != "linux":
         return 0
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[column]) * resource.getpagesize()
 
 
 def _limit_address_space(size: int) -> None:
