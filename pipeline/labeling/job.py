@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reelscribe.pipeline.bundle import ModelBundle
 from reelscribe.pipeline.config import DecodeConfig
@@ -89,6 +91,7 @@ def run_job(
 ) -> JobSummary:
     """Label ``videos`` (columns video_id, uri, start_s, end_s) into the folder ``out``; goes on where the same job stopped.
 
+    Files under ``out`` itself are no input, so it may lie inside the folder that is labelled.
     ``cluster_address`` is for the engine ``ray``: empty starts a cluster on this machine. A job that goes on keeps its first
     ``shard_size``. Raises ManifestError for ids that are there twice, OutputConflictError where ``out`` holds something else or
     is in use, ReelScribeError where it cannot be written; never anything for a bad video.
@@ -98,7 +101,7 @@ def run_job(
     session = Session(started=datetime.now(UTC), engine=engine, device=device, decode=decode, machine=_machine())
     with open_store(out) as store:
         job = store.begin(_new_job(bundle, identity, decode, shard_size))
-        plan = store.plan(videos, job)
+        plan = store.plan(_outside(videos, out), job)
         marks = store.committed()
         pending = [shard for shard in plan.shards if shard.number not in marks]
         job = job.model_copy(update={"state": "running", "sessions": [*job.sessions, session], "counts": _counts(plan, marks.values())})
@@ -197,6 +200,13 @@ class _Work:
             videos_per_s=session.videos_per_s if self.finished else None,
             bound_by=session.bound_by if self.finished else None,
         )
+
+
+def _outside(videos: pa.Table, out: Path) -> pa.Table:
+    """The rows whose files do not lie in the output folder."""
+    uris = videos["uri"]
+    inside = [pc.starts_with(uris, pattern=f"{folder}{os.sep}") for folder in {str(out.absolute()), str(out.resolve())}]
+    return videos.filter(pc.invert(functools.reduce(pc.or_, inside)))
 
 
 def _outcomes(

@@ -127,6 +127,13 @@ def test_another_model_or_plan_is_refused_with_the_difference(bundle: ModelBundl
     run_job(bundle=bundle, identity=Identity(alias="old"), videos=videos, out=out, decode=DecodeConfig(timeout_s=9, workers=1))
 
 
+def test_an_output_inside_the_input_is_no_input(bundle: ModelBundle, drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.mp4").symlink_to(next((drawn / "videos").iterdir()))
+    for _ in range(2):
+        summary = run_job(bundle=bundle, identity=Identity(), videos=list_videos(str(tmp_path)), out=tmp_path / "out")
+        assert summary.total == 1
+
+
 def test_an_input_without_rows_is_a_job_without_rows(bundle: ModelBundle, drawn: Path, tmp_path: Path) -> None:
     summary = run_job(bundle=bundle, identity=Identity(), videos=list_videos(str(drawn)).slice(0, 0), out=tmp_path)
     assert (summary.total, summary.labelled, summary.videos_per_s, summary.bound_by) == (0, 0, None, None)
