@@ -6,12 +6,13 @@ names the nearest valid one.
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from reelscribe.pipeline.errors import ConfigError, nearest
 from reelscribe.pipeline.sampling import SamplingSpec, UniformSampling
@@ -141,6 +142,12 @@ class Config(_Section):
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _uniform_unless_said(cls, value: Any) -> Any:
+        """``sampling.num_frames=8`` is enough: no kind means the default kind."""
+        return {"kind": "uniform", **value} if isinstance(value, dict) else value
+
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:
     """Read a YAML file (or the name of a config that comes with the package), apply ``key=value`` overrides, check everything.
@@ -152,17 +159,19 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
     from yaml import YAMLError
 
     try:
-        base = OmegaConf.load(_find(path))
+        tree = OmegaConf.load(_find(path))
+        if not OmegaConf.is_dict(tree):
+            raise ConfigError(f"{path}: expected keys and values at the top level, got a list")
         for override in overrides or []:
-            key, equals, _ = override.partition("=")
+            key, equals, value = override.partition("=")
             if not equals or not key:
                 raise ConfigError(f"override '{override}': expected key=value, e.g. training.epochs=20")
-        tree = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides or [])))
+            # Text stays as typed: empty, '-' or a folder called 2024 would be something else to YAML.
+            text = _annotations(Config, key.split(".")) == {str}
+            tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([f"{key}={json.dumps(value)}" if text else override]))
         raw = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys and values at the top level, got {type(raw).__name__}")
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -202,10 +211,17 @@ def _keys(model: type[BaseModel], path: list[str]) -> set[str]:
     """Names allowed in the section at ``path``."""
     if not path:
         return set(model.model_fields)
-    annotation = model.model_fields[path[0]].annotation
-    options = getattr(annotation, "__args__", (annotation,))
-    keys: set[str] = set()
-    for option in options:
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            keys |= _keys(option, path[1:])
-    return keys
+    sections = (a for a in _annotations(model, path) if isinstance(a, type) and issubclass(a, BaseModel))
+    return {key for section in sections for key in section.model_fields}
+
+
+def _annotations(model: type[BaseModel], path: list[str]) -> set[object]:
+    """The types that the key at ``path`` may have; none for an unknown key."""
+    field = model.model_fields.get(path[0])
+    if field is None:
+        return set()
+    options = set(getattr(field.annotation, "__args__", (field.annotation,)))
+    if len(path) == 1:
+        return options
+    sections = (o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return {found for section in sections for found in _annotations(section, path[1:])}
