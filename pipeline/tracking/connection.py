@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from reelscribe.pipeline.errors import ConfigError, ModelError, ServiceUnavailableError
 from reelscribe.pipeline.tracking.uri import redact, sqlite_file
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 WAIT_S = 10.0
 _ATTEMPT_S = 4.0
 _PAUSE_S = 1.5
+_LOCK_S = 60.0  # making a store takes about 2 s, on a busy machine some more
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # A tool's console is not MLflow's: no links with emoji, no progress bars. And it calls nobody who was not asked for.
 _QUIET = {
@@ -59,11 +60,24 @@ def connect(uri: str, *, create: bool = False) -> MlflowClient:
             raise ConfigError(f"tracking.uri '{redact(uri)}': {error}") from error
 
 
-def _one_at_a_time(uri: str) -> contextlib.AbstractContextManager[object]:
+@contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
     """Two processes that open a new SQLite file together would both make its tables (MLflow's own lock does not cover all of it)."""
-    if uri.startswith("sqlite:") and os.access(sqlite_file(uri).parent, os.W_OK):
-        return FileLock(f"{sqlite_file(uri)}.lock")
-    return contextlib.nullcontext()
+    if not uri.startswith("sqlite:") or not os.access(sqlite_file(uri).parent, os.W_OK):
+        yield
+        return
+    lock = FileLock(f"{sqlite_file(uri)}.lock", timeout=_LOCK_S)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ServiceUnavailableError(
+            f"the tracking store {sqlite_file(uri)} is held by another process for {_LOCK_S:g} s (its lock: {lock.lock_file}); "
+            "stop the process that is opening it, then try again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,15 @@ from mlflow_server import free_port, running_server
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
 from reelscribe.pipeline.config import ModelConfig, TransformConfig
 from reelscribe.pipeline.sampling import UniformSampling
+from reelscribe.pipeline.tracking.connection import quiet
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mlflow_imported() -> None:
+    """MLflow warns about its own code when these are imported; the tests use its client as a user would."""
+    with quiet():
+        import mlflow.pyfunc
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from mlflow_server import free_port
 
 from reelscribe.pipeline.errors import ConfigError, ServiceUnavailableError
+from reelscribe.pipeline.tracking import connection
 from reelscribe.pipeline.tracking.connection import check_reachable, connect
 from reelscribe.pipeline.tracking.registry import list_models
 
@@ -123,3 +125,9 @@ def test_a_store_of_another_version_of_mlflow_is_said_in_one_line(tmp_path: Path
     database.close()
     with pytest.raises(ConfigError, match="mlflow db upgrade"):
         connect(f"sqlite:///{old}")
+
+
+def test_a_store_that_another_process_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_LOCK_S", 0.2)
+    with FileLock(tmp_path / "mlflow.db.lock"), pytest.raises(ServiceUnavailableError, match="held by another process"):
+        connect(f"sqlite:///{tmp_path}/mlflow.db", create=True)
