@@ -16,15 +16,20 @@ def cluster(address: str) -> Iterator[None]:
 
     A connection that is already open is used and left open. Raises ServiceUnavailableError where no cluster answers.
     """
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    local = address in ("", "local")
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # workers without a GPU still see those there are; said here, Ray does not warn
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side writes to stderr, past every logger
+    if local:  # without it Ray swaps the loopback for the machine's outer address; it is read when Ray is imported
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     if ray.is_initialized():
         yield
         return
     try:
-        if address in ("", "local"):
+        if local:
             ray.init(
                 address="local",
                 include_dashboard=False,

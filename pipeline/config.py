@@ -159,7 +159,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
     from yaml import YAMLError
 
     try:
-        tree = OmegaConf.load(_find(path))
+        tree: Any = OmegaConf.load(_find(path))
         if not OmegaConf.is_dict(tree):
             raise ConfigError(f"{path}: expected keys and values at the top level, got a list")
         for override in overrides or []:

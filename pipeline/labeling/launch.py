@@ -45,5 +45,5 @@ def label_videos(
             cluster_address=address,
             on_progress=on_progress,
         )
-    write_job_report(out)
+    write_job_report(out, decode=decode)
     return summary

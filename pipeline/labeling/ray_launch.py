@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
@@ -67,11 +66,11 @@ def label_on_ray(
     The model is sent to the workers; videos must be under a path or URI that every worker reaches.
     Raises ServiceUnavailableError where no cluster answers, ReelScribeError where it fails for good.
     """
-    _prepare(address)
     with cluster(address):
         import ray
         from ray.exceptions import RayError
 
+        _be_quiet()
         resources: dict[str, Any] = ray.cluster_resources()
         placement = place(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
         per_task = min(MAX_VIDEOS_PER_TASK, max(1, num_videos // (TASKS_PER_CPU * placement.max_decoders)))
@@ -156,14 +155,11 @@ def _chunks(videos: Iterable[Video], size: int) -> Iterator[list[Video]]:
         yield chunk
 
 
-def _prepare(address: str) -> None:
-    """What must be said before Ray is imported: what it binds to, and that the job tells of its progress itself."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side warns on stderr of what Ray Data itself does
-    if address in ("", "local"):
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the one way to keep a cluster of one machine on the loopback
+def _be_quiet() -> None:
+    """The job tells of its progress itself, and Ray Data's errors are raised."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
