@@ -109,15 +109,15 @@ def scan(uri: str) -> Scan:
 
 def _read_packets(container: Any, stream: Any, packets: _Packets) -> Any | None:
     """Gather all packets' times; return the first decoded frame, or None where the first packets give none."""
-    first = None
+    first, may_hide = None, stream.codec_context.name in {"vp8", "libvpx"}
     for number, packet in enumerate(demux(container, stream)):
         if packet.is_corrupt:
             packets.damaged = True
-        if packet.has_sidedata("encryption_info"):
+        if number < _FIRST_FRAME_PACKETS and packet.has_sidedata("encryption_info"):
             raise EncryptedVideoError(f"{container.name.removeprefix('file:')}: its packets are encrypted (CENC)")
         if first is None and number < _FIRST_FRAME_PACKETS:
             first = _try_decode(packet)
-        if packet.is_discard or _is_hidden(packet, stream):
+        if packet.is_discard or (may_hide and _is_hidden(packet)):
             continue
         if packet.pts is None:
             packets.timed = False
@@ -150,9 +150,9 @@ def _try_decode(packet: Any) -> Any | None:
     return frames[0] if frames else None
 
 
-def _is_hidden(packet: Any, stream: Any) -> bool:
+def _is_hidden(packet: Any) -> bool:
     """VP8 alternate reference frames have packets of their own and are never shown (RFC 6386, 9.1: show_frame is bit 4)."""
-    return stream.codec_context.name in {"vp8", "libvpx"} and not int(memoryview(packet)[0]) & 0x10
+    return not int(memoryview(packet)[0]) & 0x10
 
 
 def _timeline_of_packets(packets: _Packets, stream: Any) -> Timeline:

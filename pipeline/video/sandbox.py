@@ -9,6 +9,7 @@ inside native code.
 
 from __future__ import annotations
 
+import math
 import queue
 import selectors
 import socket
@@ -23,7 +24,7 @@ from typing import TypeVar
 from reelscribe.pipeline.errors import DecodeTimeoutError, ReelScribeError, VideoError
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.types import DecodeLimits
-from reelscribe.pipeline.video.worker_handle import WorkerHandle, WorkerLostError
+from reelscribe.pipeline.video.worker_handle import START_LIMIT_S, WorkerHandle, WorkerLostError
 
 K = TypeVar("K", bound=Hashable)
 
@@ -183,24 +184,30 @@ class DecodePool:
         if job is not None:
             job.results.put((job.key, failure))
         elif not started:
-            self._failed_starts += 1
-            if self._failed_starts >= _FAILED_STARTS:
-                raise ReelScribeError(f"decode workers do not start: {failure}")
+            self._count_failed_start(str(failure))
+
+    def _count_failed_start(self, reason: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= _FAILED_STARTS:
+            raise ReelScribeError(f"decode workers do not start: {reason}")
 
     def _kill_late(self, selector: selectors.BaseSelector) -> None:
-        """SIGKILL every worker whose clip is past its time, unless its answer has just come in."""
+        """SIGKILL every worker whose clip, or whose start, is past its time, unless its answer has just come in."""
         now = time.monotonic()
         for worker, job in list(self._workers.items()):
-            if job is None or now < worker.deadline or worker.has_answered():
+            if now < worker.deadline or worker.has_answered():
                 continue
             self._dismiss(worker, selector)
+            if job is None:
+                self._count_failed_start(f"not ready within {START_LIMIT_S:g} s")
+                continue
             limit = self._limits.timeout_s
             job.results.put((job.key, DecodeTimeoutError(f"{job.request.uri}: not decoded within {limit:g} s; the decoder was killed")))
 
     def _patience_s(self) -> float | None:
-        """Seconds until the next deadline; None where no clip is being read."""
-        deadlines = [worker.deadline for worker, job in self._workers.items() if job is not None]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        """Seconds until the next deadline; None where nothing is awaited."""
+        next_deadline = min((worker.deadline for worker in self._workers), default=math.inf)
+        return None if next_deadline == math.inf else max(0.0, next_deadline - time.monotonic())
 
     def _dismiss(self, worker: WorkerHandle, selector: selectors.BaseSelector) -> None:
         selector.unregister(worker.socket)

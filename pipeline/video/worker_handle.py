@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 
 import numpy as np
@@ -21,6 +22,7 @@ from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.types import DecodeLimits, Frames
 from reelscribe.pipeline.video.wire import HEADER, Kind, receive_exactly
 
+START_LIMIT_S = 120.0  # importing three libraries takes about a second; from a cold network disk much longer
 _OUT_OF_MEMORY_WORDS = ("bad_alloc", "memoryerror", "cannot allocate", "out of memory", "failed to allocate", "insufficient memory")
 
 
@@ -34,7 +36,7 @@ class WorkerHandle:
     def __init__(self, *, limits: DecodeLimits, read: str) -> None:
         self.ready = False
         self.retiring = False  # it grew too much and exits by itself
-        self.deadline = float("inf")  # of the clip being read, time.monotonic
+        self.deadline = time.monotonic() + START_LIMIT_S  # of the start, then of the clip being read; infinite in between
         self.socket, theirs = socket.socketpair()
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what native libraries print; read after a crash
         setup = {"fd": theirs.fileno(), "parent": os.getpid(), "limits": asdict(limits), "read": read}
@@ -61,12 +63,14 @@ class WorkerHandle:
 
     def has_answered(self) -> bool:
         """Whether something waits to be received."""
-        return bool(select.select([self.socket], [], [], 0)[0])
+        waiting = select.poll()  # and not select.select, which fails beyond 1024 open files
+        waiting.register(self.socket, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def receive(self) -> Clip | VideoError | None:
         """The answer; None where the worker only says that it is ready. Raises WorkerLostError."""
         try:
-            head, descriptors, _, _ = socket.recv_fds(self.socket, HEADER.size, 1)
+            head, descriptors, _, _ = socket.recv_fds(self.socket, HEADER.size, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
             if head:
                 head += receive_exactly(self.socket, HEADER.size - len(head))
         except (ConnectionError, EOFError):
@@ -75,9 +79,9 @@ class WorkerHandle:
             raise WorkerLostError
         kind, meta_bytes, total_bytes = HEADER.unpack(head)
         if kind == Kind.READY:
-            self.ready = True
+            self.ready, self.deadline = True, math.inf
             return None
-        self.deadline = float("inf")
+        self.deadline = math.inf
         self.retiring = kind == Kind.LAST_RESULT
         return _unpack(descriptors[0], meta_bytes, total_bytes)
 

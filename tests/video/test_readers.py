@@ -89,6 +89,7 @@ def test_decord_is_exact_or_says_that_it_cannot(counting: dict[str, Path], name:
         assert clip.views[0].index == tuple(range(case.num_frames))
 
 
+@pytest.mark.slow
 def test_readers_agree_to_the_bit_on_real_clips(shared_data: Path, pool: DecodePool) -> None:
     """Over 8-bit files; the mean difference of 10-bit ones is below 1.5 (OpenCV) and 5 (decord) levels of 255."""
     suffixes = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
@@ -113,6 +114,7 @@ def test_readers_agree_to_the_bit_on_real_clips(shared_data: Path, pool: DecodeP
     assert compared > 60
 
 
+@pytest.mark.slow
 def test_a_jump_gives_the_same_frame_as_decoding_through_on_real_clips(shared_data: Path) -> None:
     checked = 0
     for file in [*sorted((shared_data / "clips").glob("*.*")), *sorted((shared_data / "zoo").rglob("*.*"))]:

@@ -259,6 +259,22 @@ def test_workers_never_load_torch_nor_decord_unasked(good: Path) -> None:
     assert not loaded & {"torch", "decord", "ray", "mlflow", "pyarrow"}
 
 
+def test_a_thousand_readings_from_four_processes_are_identical(counting: dict[str, Path]) -> None:
+    wanted = request(counting["hevc"], frames=8)
+    truth = read_clip(wanted)
+    with DecodePool(4) as pool:
+        for _, clip in pool.map((i, wanted) for i in range(1000)):
+            assert isinstance(clip, Clip)
+            assert np.array_equal(clip.views[0].pixels, truth.views[0].pixels)
+            assert (clip.digest, clip.info, clip.views[0].index) == (truth.digest, truth.info, truth.views[0].index)
+
+
+def test_a_worker_that_never_gets_ready_is_given_up(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reelscribe.pipeline.video.worker_handle.START_LIMIT_S", 1.0)
+    with DecodePool(1, read="never_ready:read_clip") as pool, pytest.raises(ReelScribeError, match="not ready within"):
+        list(pool.map([(0, request(good))]))
+
+
 def test_many_clips_of_many_kinds_from_two_maps_at_once(counting: dict[str, Path]) -> None:
     with DecodePool(2) as pool:
         first = pool.map((name, request(path)) for name, path in counting.items())

@@ -1,0 +1,5 @@
+"""A reader whose import does not come to an end."""
+
+import time
+
+time.sleep(3600)
