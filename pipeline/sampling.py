@@ -7,6 +7,7 @@ for each time t, the frame on screen at t (pts <= t < next pts).
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,20 +45,33 @@ class DenseSampling(_Sampling):
     num_views: int = Field(default=1, ge=1)
 
 
-SamplingSpec = Annotated[UniformSampling | RateSampling | DenseSampling, Field(discriminator="kind")]
+class KeyframeSampling(_Sampling):
+    """``num_frames`` over the whole clip, as ``uniform``, each moved to the nearest keyframe.
+
+    Keyframes decode alone, so a long file costs a fraction; where keyframes are far apart a frame may come several times.
+    """
+
+    kind: Literal["keyframes"] = "keyframes"
+    num_frames: int = Field(default=16, ge=1, description="frames per clip")
+
+
+AnySampling = UniformSampling | RateSampling | DenseSampling | KeyframeSampling
+SamplingSpec = Annotated[AnySampling, Field(discriminator="kind")]
 
 
 def plan_times(
-    spec: UniformSampling | RateSampling | DenseSampling,
+    spec: AnySampling,
     *,
     start_s: float,
     end_s: float,
     jitter_seed: int | None = None,
+    keyframes_s: Sequence[float] = (),
 ) -> tuple[Times, ...]:
     """Times in seconds, one tuple per view, all in ``[start_s, end_s)``.
 
     ``jitter_seed`` moves the times at random for training (within each part, by a phase, or by an offset); ``None`` is the fixed
-    plan of evaluation. Raises VideoTooShortError where a dense window does not fit.
+    plan of evaluation. ``keyframes_s`` are the increasing times of the video's keyframes, which only ``keyframes`` needs.
+    Raises VideoTooShortError where a dense window does not fit, or no keyframe lies in the clip.
     """
     if not start_s < end_s:
         raise VideoTooShortError(f"the clip from {start_s:g} s to {end_s:g} s has no length")
@@ -65,8 +79,12 @@ def plan_times(
     length = end_s - start_s
     match spec:
         case UniformSampling(num_frames=count):
-            part = length / count
-            views = [[start_s + (i + (draw() if draw else 0.5)) * part for i in range(count)]]
+            views = [_parts(count, start_s, length, draw)]
+        case KeyframeSampling(num_frames=count):
+            inside = [t for t in keyframes_s if start_s <= t < end_s]
+            if not inside:
+                raise VideoTooShortError(f"no keyframe lies between {start_s:g} s and {end_s:g} s; sample 'uniform' instead")
+            views = [[min(inside, key=lambda k: abs(k - t)) for t in _parts(count, start_s, length, draw)]]
         case RateSampling(frames_per_second=rate, max_frames=limit):
             phase = (draw() if draw else 0.0) * min(1 / rate, length)
             count = min(limit, max(1, int((length - phase) * rate + 1e-9)))
@@ -81,3 +99,8 @@ def plan_times(
             views = [[start_s + offset + i * stride for i in range(count)] for offset in offsets]
     last = end_s - 1e-6 * max(1.0, length)
     return tuple(tuple(min(max(t, start_s), last) for t in view) for view in views)
+
+
+def _parts(count: int, start_s: float, length: float, draw: Callable[[], float] | None) -> list[float]:
+    """One time in each of ``count`` equal parts: the middle, or where ``draw`` says."""
+    return [start_s + (i + (draw() if draw else 0.5)) * length / count for i in range(count)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from reelscribe.pipeline.errors import VideoTooShortError
-from reelscribe.pipeline.sampling import DenseSampling, RateSampling, SamplingSpec, UniformSampling, plan_times
+from reelscribe.pipeline.sampling import DenseSampling, KeyframeSampling, RateSampling, SamplingSpec, UniformSampling, plan_times
 
 SPECS = st.one_of(
     st.builds(UniformSampling, num_frames=st.integers(1, 64)),
@@ -117,7 +117,33 @@ def test_a_window_that_does_not_fit_is_too_short() -> None:
         plan_times(DenseSampling(), start_s=0, end_s=1.5)
 
 
-@given(spec=SPECS)
+@given(
+    count=st.integers(1, 32),
+    keyframes_s=st.lists(st.floats(0, 100), min_size=1, max_size=30, unique=True).map(sorted),
+    window_s=st.tuples(st.floats(0, 100), st.floats(0.01, 100)),
+    seed=SEEDS,
+)
+def test_keyframes_are_the_nearest_ones_inside_the_clip(
+    count: int, keyframes_s: list[float], window_s: tuple[float, float], seed: int | None
+) -> None:
+    start_s, end_s = window_s[0], window_s[0] + window_s[1]
+    inside = [t for t in keyframes_s if start_s <= t < end_s - 1e-3]
+    assume(inside and inside == [t for t in keyframes_s if start_s <= t < end_s])
+    arguments = {"start_s": start_s, "end_s": end_s, "jitter_seed": seed}
+    (view,) = plan_times(KeyframeSampling(num_frames=count), keyframes_s=keyframes_s, **arguments)
+    (even,) = plan_times(UniformSampling(num_frames=count), **arguments)
+    for taken, wanted in zip(view, even, strict=True):
+        assert taken in inside
+        assert abs(taken - wanted) <= min(abs(t - wanted) for t in inside) + 1e-3
+    assert list(view) == sorted(view)
+
+
+def test_a_clip_without_a_keyframe_is_too_short() -> None:
+    with pytest.raises(VideoTooShortError, match="no keyframe"):
+        plan_times(KeyframeSampling(), start_s=1, end_s=2, keyframes_s=(0.0, 2.0))
+
+
+@given(spec=SPECS | st.builds(KeyframeSampling, num_frames=st.integers(1, 9)))
 def test_a_spec_is_data(spec: Spec) -> None:
     adapter: TypeAdapter[Spec] = TypeAdapter(SamplingSpec)
     assert adapter.validate_json(adapter.dump_json(spec)) == spec

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reelscribe.pipeline.errors import VideoTooLargeError, VideoTooShortError
-from reelscribe.pipeline.sampling import DenseSampling, RateSampling, UniformSampling, plan_times
+from reelscribe.pipeline.errors import UnsupportedCodecError, VideoTooLargeError, VideoTooShortError
+from reelscribe.pipeline.sampling import AnySampling, KeyframeSampling, plan_times
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, Frames, FrameSize, VideoInfo
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class ClipRequest:
     """Which part of which file, sampled how, at what size."""
 
     uri: str  # a local path or file://
-    sampling: UniformSampling | RateSampling | DenseSampling
+    sampling: AnySampling
     size: FrameSize
     start_s: float | None = None  # seconds from the first frame, as players count; None is the beginning
     end_s: float | None = None  # seconds from the first frame; None is the end
@@ -51,7 +51,8 @@ def read_clip(request: ClipRequest, limits: DecodeLimits | None = None) -> Clip:
     found = scan(request.uri)
     _check_size(found, limits)
     start_s, end_s = _window(request, found.info)
-    views = plan_times(request.sampling, start_s=start_s, end_s=end_s, jitter_seed=request.jitter_seed)
+    keyframes_s = _keyframes_s(found) if isinstance(request.sampling, KeyframeSampling) else ()
+    views = plan_times(request.sampling, start_s=start_s, end_s=end_s, jitter_seed=request.jitter_seed, keyframes_s=keyframes_s)
     scaled = size_to_scale(height=found.info.height, width=found.info.width, to=request.size)
     flat = read_frames(found, [t for view in views for t in view], size=scaled, backend=request.backend)
     fitted = replace(flat, pixels=crop_middle(flat.pixels, request.size))
@@ -80,6 +81,15 @@ def _window(request: ClipRequest, info: VideoInfo) -> tuple[float, float]:
         wanted = f"{request.start_s or 0:g} s to {'the end' if request.end_s is None else f'{request.end_s:g} s'}"
         raise VideoTooShortError(f"{request.uri}: the clip from {wanted} is not inside the video of {info.duration_s:.3f} s")
     return start_s, end_s
+
+
+def _keyframes_s(found: Scan) -> tuple[float, ...]:
+    """When each keyframe is shown. Raises UnsupportedCodecError for a container that does not tell."""
+    if not found.timeline.recognizable:
+        raise UnsupportedCodecError(
+            f"{found.path}: {found.info.container} does not tell which frames are keyframes; sample 'uniform' instead"
+        )
+    return tuple(found.timeline.seconds(int(k)) for k in found.timeline.keyframes)
 
 
 def _split(flat: Frames, lengths: list[int]) -> tuple[Frames, ...]:

@@ -34,8 +34,12 @@ class PyAVReader:
         """See ``types.Reader``. Raises TruncatedVideoError where a wanted frame does not decode, or only with errors."""
         with open_video(scan.path) as (container, stream, chatter):
             cursor = _Cursor(container, stream, scan, chatter)
-            cursor.skip_all_but(indices)
-            return stack([scale(_rgb(cursor.frame(index)), size) for index in indices], path=scan.path)
+            if scan.timeline.recognizable and set(indices) <= set(scan.timeline.keyframes.tolist()):
+                take = cursor.keyframe
+            else:
+                cursor.skip_all_but(indices)
+                take = cursor.frame
+            return stack([scale(_rgb(take(index)), size) for index in indices], path=scan.path)
 
 
 class _Cursor:
@@ -52,6 +56,37 @@ class _Cursor:
         """Leave out frames that no other frame refers to, where they are not wanted and the codec marks them."""
         if self._timeline.recognizable and self._scan.info.codec in _MARKS_REFERENCES:
             self._wanted_pts = {int(self._timeline.pts[i]) for i in indices}
+
+    def keyframe(self, index: int) -> Any:
+        """The keyframe at this position, decoded alone; no other packet is touched by the decoder."""
+        pts = int(self._timeline.pts[index])
+        if index - self._next >= SEEK_GAIN:
+            self._container.seek(pts, stream=self._stream)
+        self._next = index + 1
+        frame = self._alone(pts)
+        if frame is None:  # the container landed beyond it, or it is broken
+            self._container.seek(int(self._timeline.pts[0]), stream=self._stream)
+            frame = self._alone(pts)
+        if frame is None:
+            raise TruncatedVideoError(f"{self._scan.path}: keyframe {index} at {self._timeline.seconds(index):.3f} s does not decode")
+        return frame
+
+    def _alone(self, pts: int) -> Any | None:
+        """Read on to the packet of that time and decode it; None where it does not come or is damaged."""
+        context = self._stream.codec_context
+        for packet in demux(self._container, self._stream):
+            if packet.pts != pts:
+                continue
+            said = len(self._chatter)
+            try:
+                frames = [*packet.decode(), *context.decode(None)]
+            except av.error.InvalidDataError:
+                frames = []
+            context.flush_buffers()
+            if any(_SILENT_DAMAGE in entry[2] for entry in self._chatter[said:]):
+                return None
+            return next((frame for frame in frames if frame.pts == pts and not frame.is_corrupt), None)
+        return None
 
     def frame(self, index: int) -> Any:
         """The frame at this position, which must lie after the one asked for before."""

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from reelscribe.pipeline.errors import VideoError, VideoTooLargeError, VideoTooShortError
-from reelscribe.pipeline.sampling import DenseSampling, RateSampling, UniformSampling
+from reelscribe.pipeline.errors import UnsupportedCodecError, VideoError, VideoTooLargeError, VideoTooShortError
+from reelscribe.pipeline.sampling import DenseSampling, KeyframeSampling, RateSampling, UniformSampling
 from reelscribe.pipeline.video.clip import Clip, ClipRequest, read_clip
 from reelscribe.pipeline.video.probe import scan
 from reelscribe.pipeline.video.readers import read_frames
@@ -70,6 +70,18 @@ def test_dense_views(request_all: ClipRequest) -> None:
     assert views[0][0] < views[1][0] < views[2][0]
     with pytest.raises(VideoTooShortError, match="stride"):
         read_clip(replace(request_all, sampling=DenseSampling(num_frames=40, stride_s=0.2)))
+
+
+def test_keyframes_plan(counting: dict[str, Path], request_all: ClipRequest) -> None:
+    plan = KeyframeSampling(num_frames=4)
+    assert shown(replace(request_all, sampling=plan)) == [
+        [12, 24, 48, 60]
+    ]  # keyframes at 0, 12, ... 60, wanted near 8.75, 26.25, 43.75, 61.25
+    assert shown(replace(request_all, sampling=plan, start_s=0.9, end_s=2.0)) == [[24, 36, 36, 48]]
+    with pytest.raises(VideoTooShortError, match="no keyframe"):
+        read_clip(replace(request_all, sampling=plan, start_s=0.5, end_s=0.9))
+    with pytest.raises(UnsupportedCodecError, match="avi does not tell"):
+        read_clip(replace(request_all, sampling=plan, uri=str(counting["mpeg4-avi"])))
 
 
 def test_jitter_is_the_seeds(request_all: ClipRequest) -> None:

@@ -71,6 +71,18 @@ def test_every_frame_and_every_jump_is_exact(counting: dict[str, Path], name: st
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_keyframes_decoded_alone_are_those_decoded_through(counting: dict[str, Path], name: str) -> None:
+    case, found = CASES[name], scan(str(counting[name]))
+    reader = load_reader("pyav")
+    every = reader.read(found, tuple(range(case.num_frames)), None)
+    keyframes = tuple(int(k) for k in found.timeline.keyframes)
+    for chosen in (keyframes, keyframes[1::2] or keyframes, keyframes[-1:]):
+        alone = reader.read(found, chosen, None)
+        assert [number_shown(upright(p, case.rotation_degrees)) for p in alone] == list(chosen)
+        assert np.array_equal(alone, every[list(chosen)])
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_decord_is_exact_or_says_that_it_cannot(counting: dict[str, Path], name: str, pool: DecodePool) -> None:
     case = CASES[name]
     turned = case.rotation_degrees in {90, 270}
