@@ -31,6 +31,7 @@ TrackingUri = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Decode processes; 0 is one per core.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds that decoding one video may take.")]
+Why = Annotated[str, typer.Option(help="A word on the reason, kept in the history.")]
 DEFAULT_OUTPUT = "runs"  # as in config.Config
 
 
@@ -203,6 +204,7 @@ def query_(
 def promote_(
     model: Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@OTHER_ALIAS.")],
     to: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+    why: Why = "",
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
@@ -210,7 +212,49 @@ def promote_(
     from reelscribe.pipeline import show
     from reelscribe.pipeline.tracking.registry import promote
 
-    show.promotion(promote(model, to=to, uri=_tracking(tracking_uri)), as_json=json)
+    show.promotion(promote(model, to=to, uri=_tracking(tracking_uri), why=why), as_json=json)
+
+
+@registry.command("rollback", epilog="Example: reelscribe registry rollback gestures --alias champion")
+def rollback_(
+    name: Annotated[str, typer.Argument(help="A registered model.")],
+    alias: Annotated[str, typer.Option(help="The alias to move back.")] = "champion",
+    why: Why = "",
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Take the last move of an alias back."""
+    from reelscribe.pipeline import show
+    from reelscribe.pipeline.tracking.registry import rollback
+
+    show.promotion(rollback(name, alias=alias, uri=_tracking(tracking_uri), why=why), as_json=json)
+
+
+@registry.command("history", epilog="Example: reelscribe registry history gestures")
+def history_(
+    name: Annotated[str, typer.Argument(help="A registered model.")],
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Every move of a model's aliases: when, who, from, to, why."""
+    from reelscribe.pipeline import show
+    from reelscribe.pipeline.tracking.registry import alias_history
+
+    show.history(alias_history(name, uri=_tracking(tracking_uri)), as_json=json)
+
+
+@registry.command("compare", epilog="Example: reelscribe registry compare models:/gestures@champion models:/gestures/4")
+def compare_(
+    first: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")],
+    second: Annotated[str, typer.Argument(help="The other one.")],
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Two versions side by side: metrics, and where their configs and labels differ."""
+    from reelscribe.pipeline import show
+    from reelscribe.pipeline.tracking.registry import compare
+
+    show.comparison(compare(first, second, uri=_tracking(tracking_uri)), as_json=json)
 
 
 def _tracking(chosen: str) -> str:

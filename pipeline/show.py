@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from reelscribe.pipeline.doctor import Check, VideoFacts
     from reelscribe.pipeline.labeling.job import JobSummary
     from reelscribe.pipeline.labeling.predict import Answer
-    from reelscribe.pipeline.tracking.registry import ModelDetails, ModelVersion, Promotion, RegisteredModel
+    from reelscribe.pipeline.tracking.registry import AliasMove, ModelDetails, ModelVersion, Promotion, RegisteredModel, VersionComparison
     from reelscribe.pipeline.training.data import Failure
     from reelscribe.pipeline.training.evaluation import Evaluation
     from reelscribe.pipeline.training.job import TrainingResult
@@ -175,10 +175,33 @@ def promotion(moved: Promotion, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(moved))
     elif moved.before == moved.after:
-        say(f"models:/{moved.name}@{moved.alias} is version {moved.after} already")
+        say(f"models:/{moved.name}@{moved.alias} is {_version(moved.after)} already")
     else:
-        before = f"version {moved.before}" if moved.before else "none"
-        say(f"models:/{moved.name}@{moved.alias}: {before} -> version {moved.after}")
+        say(f"models:/{moved.name}@{moved.alias}: {_version(moved.before)} -> {_version(moved.after)}")
+
+
+def history(moves: list[AliasMove], *, as_json: bool) -> None:
+    """One line a move of an alias."""
+    if as_json:
+        print_json([asdict(move) for move in moves])
+        return
+    rows = [(f"{m.when:%Y-%m-%d %H:%M:%S}", m.who, f"@{m.alias}", _version(m.before), _version(m.after), m.why) for m in moves]
+    print_table(["when (UTC)", "who", "alias", "from", "to", "why"], rows)
+
+
+def comparison(found: VersionComparison, *, as_json: bool) -> None:
+    """Two versions side by side."""
+    if as_json:
+        print_json(asdict(found))
+        return
+    names = [f"{version.name} {version.version}" for version in (found.first, found.second)]
+    print_table(["metric", *names], [(pair.name, _number(pair.first), _number(pair.second)) for pair in found.metrics])
+    say("")
+    print_table(["config", *names], [(pair.name, pair.first or "", pair.second or "") for pair in found.params])
+    say("")
+    labels = "the same" if found.same_labels else f"lost: {', '.join(found.labels_lost)}; gained: {', '.join(found.labels_gained)}"
+    data = {True: "the same", False: "different", None: "not known"}[found.same_data]
+    say(f"labels: {labels}; training data: {data}")
 
 
 def predictions(answers: list[Answer], *, as_json: bool) -> None:
@@ -231,6 +254,14 @@ def _video_row(facts: VideoFacts) -> tuple[object, ...]:
         f"{seen.keyframe_gap_s:.2f} s",
         "; ".join(seen.remarks),
     )
+
+
+def _version(version: int | None) -> str:
+    return f"version {version}" if version else "none"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _aliases(aliases: Mapping[str, int]) -> str:

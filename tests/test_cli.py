@@ -45,7 +45,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run
 
 
-VERBS = ["train", "evaluate", "label", "predict", "demo", "doctor", "registry list", "registry show", "registry query", "registry promote"]
+VERBS = ["train", "evaluate", "label", "predict", "demo", "doctor"]
+VERBS += [f"registry {verb}" for verb in ("list", "show", "query", "promote", "rollback", "history", "compare")]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -101,6 +102,9 @@ def test_the_registry_answers(run: Run, trained: TrainingResult) -> None:
     moved = run("registry", "promote", "models:/tiny/1", "--to", "live", *store)
     assert "models:/tiny@live: none -> version 1" in moved.out
     assert "already" in run("registry", "promote", "models:/tiny/1", "--to", "live", *store).out
+    assert [(m["alias"], m["after"]) for m in run("registry", "history", "tiny", *store, "--json").json()][0] == ("live", 1)
+    assert "models:/tiny@live: version 1 -> none" in run("registry", "rollback", "tiny", "--alias", "live", *store).out
+    assert "labels: the same" in run("registry", "compare", "models:/tiny/1", "models:/tiny@champion", *store).out
 
 
 def test_shuffling_frames_is_the_same_for_the_same_seed(run: Run, trained: TrainingResult, drawn: Path) -> None:
