@@ -193,7 +193,7 @@ def _find(path: str) -> Path:
 
 def _explain(error: Any) -> str:
     """One problem in words: where, what is allowed, what was got."""
-    tags = {"uniform", "rate", "dense"}  # pydantic puts the chosen kind into the path of a union
+    tags = {"uniform", "rate", "dense", "keyframes"}  # pydantic puts the chosen kind into the path of a union
     parts = [str(p) for i, p in enumerate(error["loc"]) if not (i == 1 and error["loc"][0] == "sampling" and p in tags)]
     where = ".".join(parts)
     match error["type"]:

@@ -86,3 +86,21 @@ def test_dropout_between_layers_holds_over_time() -> None:
     assert (kept[0] == kept[0][:, :1]).all()
     assert 0.3 < kept[0].float().mean() < 0.7
     assert not (kept[0][0, 0] == kept[0][1, 0]).all()
+
+
+def test_rnn_tanh_starts_in_the_linear_part_of_tanh() -> None:
+    torch.manual_seed(0)
+    core = build_core("rnn_tanh", 64, 64)
+    y, _ = core(torch.randn(8, 16, 64))
+    assert 0.05 < y[:, 0].std() < 0.2
+    assert y.abs().max() < 0.99
+
+
+def test_rnn_tanh_starts_with_a_memory_of_the_first_frame() -> None:
+    torch.manual_seed(0)
+    core = build_core("rnn_tanh", 64, 64)
+    x = torch.randn(8, 32, 64, requires_grad=True)
+    core(x)[0][:, -1].square().sum().backward()
+    assert x.grad is not None
+    per_frame = x.grad.norm(dim=(0, 2))
+    assert per_frame[0] / per_frame[-1] > 0.1  # with Xavier's input weights: about 1e-5
