@@ -92,7 +92,7 @@ class RnnTanh(FusedCore):
     """h_t = tanh(W x_t + U h_{t-1} + b) (Elman 1990).
 
     Input weights start ten times smaller than Xavier's: in the linear part of tanh an orthogonal U keeps what it has seen,
-    while a saturated state is overwritten at each frame. On 11 drawn gestures, by cross-validation: 0.86 -> 0.92, equal to a GRU.
+    while a saturated state is overwritten at each frame (after 32 frames of noise the gradient of the first is 0.1 of the last's, not 5e-7).
     """
 
     kernel = nn.RNN

@@ -103,4 +103,4 @@ def test_rnn_tanh_starts_with_a_memory_of_the_first_frame() -> None:
     core(x)[0][:, -1].square().sum().backward()
     assert x.grad is not None
     per_frame = x.grad.norm(dim=(0, 2))
-    assert per_frame[0] / per_frame[-1] > 0.1  # with Xavier's input weights: about 1e-5
+    assert per_frame[0] / per_frame[-1] > 0.01  # with Xavier's input weights: 5e-7
