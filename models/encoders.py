@@ -84,9 +84,12 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the grid for frames of this size."""
+        """Rows and columns of the grid for frames of this size. Raises ValueError for a size the network does not take."""
         probe = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.mean.device)
-        rows, columns = self(probe).shape[-2:]
+        try:
+            rows, columns = self(probe).shape[-2:]
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"frames of {height} x {width} pixels do not pass through this encoder: {error}") from error
         return rows, columns
 
 
@@ -115,11 +118,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"weights '{path}': no such file (allowed: package, hub, none, or a file of tensors)")
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        return load_file(file)
-    stored: Any = torch.load(file, map_location="cpu", weights_only=True)
+            return load_file(file)
+        stored: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # on bytes that are not theirs both readers fail in many ways
+        raise ValueError(f"weights '{path}': no file of tensors that can be read safely ({type(error).__name__})") from error
     if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
         stored = stored["state_dict"]
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
@@ -242,8 +248,11 @@ def _timm(name: str, weights: str, stride: int) -> Trunk:
     base = name.split(".")[0]
     if base not in (known := timm.list_models()):
         raise unknown("model of timm", base, known)
-    with torch.device("meta"):
-        outline: Any = timm.create_model(name, features_only=True, feature_cls="getter")
+    try:
+        with torch.device("meta"):
+            outline: Any = timm.create_model(name, features_only=True, feature_cls="getter")
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"timm gives no grids of '{name}': {error or 'it is not made of stages'}; try another name") from error
     info = outline.feature_info.info
     strides = [tap["reduction"] for tap in info]
     if stride not in strides:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,7 +111,7 @@ def new_recognizer(
     torch.manual_seed(seed)
     try:
         return Recognizer(num_classes=num_classes, frame_size=(transform.height, transform.width), **keywords)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ModelError(str(error)) from error
 
 
@@ -130,9 +129,15 @@ def save_bundle(folder: Path, *, spec: BundleSpec, state: dict[str, Tensor], car
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, new / WEIGHTS_FILE)
         (new / CARD_FILE).write_text(card, encoding="utf-8")
         (new / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        old = Path(temporary) / "old"
         if folder.exists():
-            shutil.move(folder, Path(temporary) / "old")
-        new.rename(folder)
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
     return ModelBundle(folder, spec)
 
 

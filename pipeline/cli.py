@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal, NoReturn, Optional
 
 import typer
 
 from reelscribe import __version__
-from reelscribe.pipeline.errors import ReelScribeError
+from reelscribe.pipeline.errors import ReelScribeError, UsageError
 
 app = typer.Typer(
     name="reelscribe",
@@ -29,8 +30,9 @@ TrackingUri = Annotated[
     str, typer.Option("--tracking-uri", help="MLflow server or sqlite:///FILE; default MLFLOW_TRACKING_URI, else runs/mlflow.db.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Workers = Annotated[int, typer.Option(min=0, help="Decode processes; 0 is one per core.")]
-Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds that decoding one video may take.")]
+Workers = Annotated[int, typer.Option(min=0, help="Decode processes; 0 is one per core. On Ray the cluster's CPUs decide.")]
+Timeout = Annotated[float, typer.Option(min=0.1, max=86400, help="Seconds that decoding one video may take.")]
+Memory = Annotated[int, typer.Option(min=64, help="MB that decoding one video may take.")]
 Why = Annotated[str, typer.Option(help="A word on the reason, kept in the history.")]
 DEFAULT_OUTPUT = "runs"  # as in config.Config
 
@@ -63,6 +65,7 @@ def evaluate(
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
+    memory_mb: Memory = 2048,
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
@@ -77,7 +80,7 @@ def evaluate(
         split=split,
         tracking=_tracking(tracking_uri),
         device=device,
-        decode=DecodeConfig(workers=workers, timeout_s=timeout),
+        decode=DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb),
         shuffle_seed=shuffle_frames,
         progress=console.progress,
     )
@@ -87,10 +90,11 @@ def evaluate(
 @app.command(epilog="Example: reelscribe predict models:/gestures@champion clip.mp4")
 def predict(
     model: Model,
-    videos: Annotated[list[str], typer.Argument(help="Video files, folders, quoted globs or URIs.")],
+    videos: Annotated[list[str], typer.Argument(help="Video files, folders, quoted globs or label files.")],
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
+    memory_mb: Memory = 2048,
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
@@ -99,7 +103,7 @@ def predict(
     from reelscribe.pipeline.config import DecodeConfig
     from reelscribe.pipeline.labeling.predict import predict_videos
 
-    decode = DecodeConfig(workers=workers, timeout_s=timeout)
+    decode = DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb)
     show.predictions(predict_videos(model, videos, tracking=_tracking(tracking_uri), device=device, decode=decode), as_json=json)
 
 
@@ -109,10 +113,11 @@ def label(
     videos: Annotated[str, typer.Argument(metavar="INPUT", help="A folder, a quoted glob, one video, or a label file.")],
     out: Annotated[Path, typer.Option(help="Folder for labels/, failures/, job.json and report.html.")],
     engine: Annotated[Literal["local", "ray"], typer.Option(help="This process and its decode workers, or Ray.")] = "local",
-    address: Annotated[str, typer.Option(help="Ray cluster for --engine ray: auto or ray://HOST:PORT; empty starts one here.")] = "",
+    address: Annotated[str, typer.Option(help="Ray cluster for --engine ray: auto or HOST:PORT; empty starts one here.")] = "",
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
+    memory_mb: Memory = 2048,
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
@@ -124,6 +129,8 @@ def label(
     from reelscribe.pipeline.config import DecodeConfig
     from reelscribe.pipeline.labeling.launch import label_videos
 
+    if address and engine == "local":
+        raise UsageError("--address is for --engine ray; give both, or neither")
     summary = label_videos(
         model,
         videos,
@@ -131,7 +138,7 @@ def label(
         engine=engine,
         address=address,
         device=device,
-        decode=DecodeConfig(workers=workers, timeout_s=timeout),
+        decode=DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb),
         tracking=_tracking(tracking_uri),
         progress=console.progress,
     )
@@ -278,8 +285,16 @@ def _top(
 
 def main() -> None:
     """Run the command; an error that the user can mend is shown without a traceback."""
+    # Threads that wait asleep: decoding needs the cores that spinning ones would burn. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except ReelScribeError as error:
-        typer.echo(f"reelscribe: {error}", err=True)
-        sys.exit(error.exit_status)
+        _complain(str(error), error.exit_status)
+    except OSError as error:  # a full disk, a folder that may not be written: nothing a traceback explains better
+        _complain(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+
+
+def _complain(text: str, status: int) -> NoReturn:
+    typer.echo("reelscribe: " + "".join(c if c.isprintable() or c == "\n" else "?" for c in text), err=True)
+    sys.exit(status)

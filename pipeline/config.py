@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from reelscribe.pipeline.errors import ConfigError, nearest
-from reelscribe.pipeline.sampling import SamplingSpec, UniformSampling
+from reelscribe.pipeline.sampling import AnySampling, SamplingSpec, UniformSampling
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, FrameSize
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -70,7 +71,7 @@ class ModelConfig(_Section):
     recurrent: Literal["rnn_tanh", "lstm", "gru"] = "gru"
     hidden_size: int = Field(default=256, ge=1)
     layers: int = Field(default=1, ge=1)
-    readout: Literal["last", "mean", "attention"] = "attention"
+    readout: Literal["last", "mean", "max", "attention"] = "attention"
     dropout: float = Field(default=0.3, ge=0, lt=1)
 
 
@@ -87,8 +88,10 @@ class TrainingConfig(_Section):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     patience: int = Field(default=0, ge=0, description="epochs without a better validation loss before stopping; 0 never stops early")
     workers: int = Field(default=1, ge=1, description="more than one trains on Ray")
-    gpus_per_worker: float = Field(default=0.0, ge=0)
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    gpus_per_worker: float = Field(default=0.0, ge=0, description="on Ray")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="of one worker without Ray: auto, cpu, cuda or cuda:N"
+    )
 
 
 class DecodeConfig(_Section):
@@ -96,7 +99,7 @@ class DecodeConfig(_Section):
 
     backend: Backend = "auto"
     workers: int = Field(default=0, ge=0, description="decode processes; 0 is one per core")
-    timeout_s: float = Field(default=60.0, gt=0, description="wall clock per clip")
+    timeout_s: float = Field(default=60.0, gt=0, le=86400, description="wall clock per clip")
     memory_mb: int = Field(default=2048, ge=64, description="memory a decode process may add while it reads one clip")
 
     @property
@@ -107,7 +110,7 @@ class DecodeConfig(_Section):
     @property
     def num_workers(self) -> int:
         """Decode processes to start."""
-        return self.workers or os.cpu_count() or 1
+        return self.workers or usable_cores()
 
 
 class TrackingConfig(_Section):
@@ -116,21 +119,41 @@ class TrackingConfig(_Section):
     uri: str = Field(default="", description="tracking server; empty takes MLFLOW_TRACKING_URI, else SQLite in the folder runs/")
     experiment: str = "reelscribe"
     register_model: bool = Field(default=True, description="make the result a new version of a registered model")
-    register_as: str = Field(default="", description="its name; empty takes the config's name")
-    alias: str = Field(default="champion", description="alias given to the new version; empty gives none")
+    register_as: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$", description="its name; empty takes the config's name")
+    alias: str = Field(
+        default="champion",
+        pattern=r"^[A-Za-z0-9_-]*$",
+        description="alias for the new version, unless a better one of the same data holds it; empty gives none",
+    )
+
+    @field_validator("alias")
+    @classmethod
+    def _allowed_by_mlflow(cls, value: str) -> str:
+        """MLflow keeps these for itself, and would say so only after the training."""
+        if re.fullmatch(r"latest|v\d+", value, re.IGNORECASE):
+            raise ValueError("MLflow reserves 'latest' and 'v' with a number; choose another word")
+        return value
 
 
 class ClusterConfig(_Section):
     """Ray."""
 
-    address: str = Field(default="", description="local, auto or ray://host:port; empty needs no Ray for one worker")
+    address: str = Field(default="", description="local, auto or HOST:PORT; empty needs no Ray for one worker")
+
+    @field_validator("address")
+    @classmethod
+    def _no_client(cls, value: str) -> str:
+        """Ray's client protocol carries neither Ray Train's nor Ray Data's work well."""
+        if value.startswith("ray://"):
+            raise ValueError("ray:// is not supported; run on a node of the cluster with cluster.address=auto")
+        return value
 
 
 class Config(_Section):
     """One training run, complete."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     output: str = Field(default="runs", description="folder for models, checkpoints, the feature cache and the SQLite store")
     data: DataConfig
     sampling: SamplingSpec = UniformSampling()
@@ -147,6 +170,11 @@ class Config(_Section):
     def _uniform_unless_said(cls, value: Any) -> Any:
         """``sampling.num_frames=8`` is enough: no kind means the default kind."""
         return {"kind": "uniform", **value} if isinstance(value, dict) else value
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: in a container fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:
@@ -168,7 +196,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
                 raise ConfigError(f"override '{override}': expected key=value, e.g. training.epochs=20")
             # Text stays as typed: empty, '-' or a folder called 2024 would be something else to YAML.
             text = _annotations(Config, key.split(".")) == {str}
-            tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([f"{key}={json.dumps(value)}" if text else override]))
+            tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([f"{key}={json.dumps(value, ensure_ascii=False)}" if text else override]))
         raw = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
@@ -193,7 +221,7 @@ def _find(path: str) -> Path:
 
 def _explain(error: Any) -> str:
     """One problem in words: where, what is allowed, what was got."""
-    tags = {"uniform", "rate", "dense", "keyframes"}  # pydantic puts the chosen kind into the path of a union
+    tags = {kind.model_fields["kind"].default for kind in get_args(AnySampling)}  # pydantic puts the chosen kind into the path of a union
     parts = [str(p) for i, p in enumerate(error["loc"]) if not (i == 1 and error["loc"][0] == "sampling" and p in tags)]
     where = ".".join(parts)
     match error["type"]:

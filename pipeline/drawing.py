@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from reelscribe.pipeline.config import usable_cores
 from reelscribe.pipeline.errors import OutputConflictError
 from reelscribe.pipeline.video.types import Uint8Array
 
@@ -199,7 +200,7 @@ def _draw_all(folder: Path, items: list[_Item], seed: int) -> None:
     """Draw the files on all cores (NumPy and the encoder work outside the interpreter's lock), then write the two tables."""
     for name in {Path(item.path).parent for item in items}:
         (folder / name).mkdir()
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         list(pool.map(lambda numbered: _draw_file(folder, numbered[1], np.random.default_rng([seed, numbered[0]])), enumerate(items)))
     labelled = [item for item in items if item.split != NEW_FOLDER]
     sound = [item for item in items if item.split == NEW_FOLDER and item.breakage is None]

@@ -148,14 +148,14 @@ class VideoTooLargeError(VideoError):
     """More pixels or seconds than the limits allow."""
 
     failure = "too_large"
-    advice = "scale it down, cut it, or raise the limit"
+    advice = "scale it down, or cut it"
 
 
 class DecodeTimeoutError(VideoError):
     """Decoding took longer than the limit and was killed."""
 
     failure = "timeout"
-    advice = "raise decode.timeout_s, or convert the file"
+    advice = "raise the limit (--timeout, decode.timeout_s), or convert the file"
     retryable = True
 
 
@@ -170,7 +170,7 @@ class DecoderMemoryError(VideoError):
     """Decoding needed more memory than the limit."""
 
     failure = "out_of_memory"
-    advice = "raise decode.memory_mb, or scale the file down"
+    advice = "raise the limit (--memory-mb, decode.memory_mb), or scale the file down"
 
 
 class NetworkError(VideoError):

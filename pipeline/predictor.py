@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from reelscribe.pipeline.bundle import ModelBundle
+from reelscribe.pipeline.errors import ModelError, UsageError
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.types import Frames
 
@@ -27,9 +29,14 @@ class Prediction:
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
-    """The device by name; ``auto`` is the first GPU where there is one."""
+    """The device by name; ``auto`` is the first GPU where there is one. Raises UsageError for one that is not here."""
+    gpus = torch.cuda.device_count()
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if gpus else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
+        raise UsageError(f"device '{wanted}': expected auto, cpu, cuda or cuda:N")
+    if wanted != "cpu" and int(wanted.partition(":")[2] or 0) >= gpus:
+        raise UsageError(f"device '{wanted}': this machine has {gpus} GPUs that torch can use; try auto or cpu")
     return torch.device(wanted)
 
 
@@ -68,7 +75,9 @@ class Predictor:
 
 
 def to_prediction(scores: npt.NDArray[np.float32], labels: Sequence[str]) -> Prediction:
-    """Probabilities (C,) in words; equal scores keep the order of the labels."""
+    """Probabilities (C,) in words; equal scores keep the order of the labels. Raises ModelError for numbers that are not finite."""
+    if not np.isfinite(scores).all():
+        raise ModelError("the model gives numbers that are not finite; its weights are damaged")
     order = np.argsort(-scores, kind="stable")[:TOP_K]
     top_k = tuple((labels[i], float(scores[i])) for i in order)
     return Prediction(label=top_k[0][0], confidence=top_k[0][1], top_k=top_k, scores=scores)

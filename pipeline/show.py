@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.console import print_json, print_table, say
 from reelscribe.pipeline.errors import VideoError
+from reelscribe.pipeline.tracking.uri import redact
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.demo import DemoResult
@@ -41,9 +43,12 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
     metrics = result.evaluation.scores.metrics
     say(f"validation top-1 {metrics['top1']:.3f} on {metrics['clips']:.0f} clips (majority class {metrics['majority']:.3f})")
     _failures(result.failures)
-    say(f"model     {result.model_uri}   folder {result.bundle.folder}")
+    aliases = "".join(f" @{alias}" for alias in result.version.aliases) if result.version else ""
+    say(f"model     {result.model_uri}{aliases}   folder {result.bundle.folder}")
+    if result.alias_kept:
+        say(f"          @{result.alias_kept} stays where it is: that version did better on the same data")
     say(f"run       {result.run_id}   pictures and checkpoint in {result.bundle.folder.parent}")
-    say(f"look      mlflow ui --backend-store-uri {result.tracking_uri}")
+    say(f"look      {_how_to_look(result.tracking_uri)}")
 
 
 def evaluation(result: Evaluation, *, as_json: bool) -> None:
@@ -112,7 +117,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
         )
         return
     failed = ", ".join(f"{count} {failure}" for failure, count in job.failed_by_class.items())
-    where = f"--tracking-uri {result.training.tracking_uri}"
+    where = f"--tracking-uri {shlex.quote(result.training.tracking_uri)}"
     say(f"Everything is in {result.folder}/; the classes differ only in the order of their frames.\n")
     say(f"test clips, never seen before    top-1 {test['top1']:.2f} on {test['clips']:.0f} clips")
     say(f"  always the commonest class     top-1 {test['majority']:.2f}")
@@ -122,7 +127,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
     say(f"new videos that failed           {job.failed}: {failed}\n")
     say(f"report    {job.out / REPORT_FILE}")
     say(f"model     reelscribe registry show {result.training.model_uri} {where}")
-    say(f"runs      mlflow ui --backend-store-uri {result.training.tracking_uri}")
+    say(f"runs      {_how_to_look(result.training.tracking_uri)}")
     say(f"predict   reelscribe predict {result.training.model_uri} VIDEO {where}")
 
 
@@ -254,6 +259,12 @@ def _video_row(facts: VideoFacts) -> tuple[object, ...]:
         f"{seen.keyframe_gap_s:.2f} s",
         "; ".join(seen.remarks),
     )
+
+
+def _how_to_look(tracking_uri: str) -> str:
+    if tracking_uri.startswith("http"):
+        return redact(tracking_uri)
+    return f"mlflow ui --backend-store-uri {shlex.quote(redact(tracking_uri))}"
 
 
 def _version(version: int | None) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reelscribe.pipeline.bundle import ModelBundle
-from reelscribe.pipeline.config import DecodeConfig
+from reelscribe.pipeline.config import DecodeConfig, usable_cores
 from reelscribe.pipeline.labeling.local import Clock, label_locally
 from reelscribe.pipeline.labeling.record import Counts, Engine, JobRecord, Machine, Session, new_job_id
 from reelscribe.pipeline.labeling.schema import SCHEMA_VERSION
@@ -267,4 +267,4 @@ def _counts(plan: Plan, marks: Iterable[ShardMark]) -> Counts:
 
 
 def _machine() -> Machine:
-    return Machine(host=platform.node(), platform=platform.platform(), python=platform.python_version(), cores=os.cpu_count() or 1)
+    return Machine(host=platform.node(), platform=platform.platform(), python=platform.python_version(), cores=usable_cores())

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reelscribe.pipeline.config import usable_cores
 from reelscribe.pipeline.errors import VideoError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class VideoLabeller:
         self._predictor = Predictor(bundle)
         # the workers live as long as this object: a server would otherwise start them anew for every request
         resources = contextlib.ExitStack()
-        self._pool = resources.enter_context(DecodePool(workers=min(os.cpu_count() or 1, _MAX_WORKERS)))
+        self._pool = resources.enter_context(DecodePool(workers=min(usable_cores(), _MAX_WORKERS)))
         weakref.finalize(self, resources.close)
 
     def predict(self, table: pandas.DataFrame, params: Mapping[str, Any] | None = None) -> pandas.DataFrame:

@@ -29,5 +29,7 @@ def augment(frames: Tensor, config: AugmentationConfig, *, seed: int) -> Tensor:
     if config.brightness:
         frames = F.adjust_brightness(frames, 1 + config.brightness * (2 * brightness - 1))
     if config.contrast:
-        frames = F.adjust_contrast(frames, 1 + config.contrast * (2 * contrast - 1))
+        factor = 1 + config.contrast * (2 * contrast - 1)
+        mean = F.rgb_to_grayscale(frames).float().mean()  # of the clip: torchvision's adjust_contrast takes each frame's own
+        frames = (factor * frames.float() + (1 - factor) * mean).clamp(0, 255).to(torch.uint8)
     return frames

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from reelscribe.pipeline.config import Config, DataConfig
 from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
 from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, module_digest
 from reelscribe.pipeline.predictor import frames_tensor, pad
+from reelscribe.pipeline.sampling import DenseSampling
 from reelscribe.pipeline.training.augment import augment
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox import DecodePool
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer
 
 Row = dict[str, Any]
+_MOST_NAMED = 10  # things listed in one message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,9 @@ def split_rows(table: pa.Table, config: DataConfig, *, seed: int) -> Splits:
                 )
         train = [row for row in rows if row["split"] == config.train_split]
         val = [row for row in rows if row["split"] == config.val_split]
+        shared = sorted({row["group"] for row in train if row["group"]} & {row["group"] for row in val if row["group"]})
+        if shared:
+            raise ManifestError(f"{config.manifest}: groups on both sides of the split, so that scores would not be true: {_some(shared)}")
     else:
         train, val = _hold_out(rows, config.val_fraction, seed)
     labels = sorted({row["label"] for row in train})
@@ -95,29 +101,35 @@ def split_rows(table: pa.Table, config: DataConfig, *, seed: int) -> Splits:
         raise ManifestError(f"{config.manifest}: the training rows have {len(labels)} label ({', '.join(labels)}), at least 2 are needed")
     unseen = sorted({row["label"] for row in val} - set(labels))
     if unseen:
-        raise ManifestError(f"{config.manifest}: labels of validation rows that no training row has: {', '.join(unseen)}")
+        raise ManifestError(f"{config.manifest}: labels of validation rows that no training row has: {_some(unseen)}")
     return Splits(labels=tuple(labels), train=train, val=val)
 
 
 def _hold_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Split off about ``fraction`` of each label's rows; rows of one group stay together."""
+    """Split off about ``fraction`` of each label's rows. Rows of one group, or of one file, stay together; each label keeps a group."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row["group"] or row["video_id"], []).append(row)
+        groups.setdefault(row["group"] or row["uri"], []).append(row)
     names = sorted(groups)
     random.Random(seed).shuffle(names)
-    wanted = {label: fraction * sum(row["label"] == label for row in rows) for label in {row["label"] for row in rows}}
+    wanted = {label: fraction * count for label, count in Counter(row["label"] for row in rows).items()}
+    left = Counter(label for group in groups.values() for label in {row["label"] for row in group})
     train: list[Row] = []
     val: list[Row] = []
     for name in names:
-        room = all(wanted[row["label"]] >= 1 for row in groups[name])
-        (val if room else train).extend(groups[name])
-        if room:
-            for row in groups[name]:
-                wanted[row["label"]] -= 1
+        counts = Counter(row["label"] for row in groups[name])
+        held_out = all(wanted[label] >= 1 and left[label] > 1 for label in counts)
+        (val if held_out else train).extend(groups[name])
+        if held_out:
+            left -= Counter(counts.keys())
+            wanted = {label: share - counts[label] for label, share in wanted.items()}
     if not val:
         raise ManifestError(f"too few rows to hold out {fraction:.0%} for validation: add rows, or a split column with train and val")
     return train, val
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
 
 
 def prepare(
@@ -129,10 +141,10 @@ def prepare(
     cache: FeatureCache,
     progress: Callable[[int, int], None],
 ) -> TrainingData:
-    """Decode every clip once and store what the loop needs: grid features if the encoder is frozen, else frames.
+    """Decode every clip, once per view, and store what the loop needs: grid features if the encoder is frozen, else frames.
 
-    ``progress`` is called with arrays done and arrays wanted. Clips that fail are left out and listed; raises ManifestError if a split
-    has none left.
+    ``progress`` is called with arrays done and arrays wanted. Clips that fail are left out and listed; raises ManifestError if
+    validation has none left, or training none of some label.
     """
     recipe = _Recipe(config, model)
     train = [recipe.requests(row, train=True) for row in splits.train]
@@ -143,12 +155,18 @@ def prepare(
         have[request] = result
         progress(len(have), len(wanted))
     failures: dict[str, Failure] = {}
-    return TrainingData(
+    data = TrainingData(
         labels=splits.labels,
-        train=_clip_set(splits.train, train, have, splits.labels, failures, where=f"{config.data.manifest}: training"),
-        val=_clip_set(splits.val, val, have, splits.labels, failures, where=f"{config.data.manifest}: validation"),
+        train=_clip_set(splits.train, train, have, splits.labels, failures),
+        val=_clip_set(splits.val, val, have, splits.labels, failures),
         failures=tuple(failures.values()),
     )
+    gone = sorted(label for i, label in enumerate(splits.labels) if i not in data.train.targets)
+    if gone or not data.val.targets:
+        what = f"no training clip of {_some(gone)}" if gone else "no validation clip"
+        first = data.failures[0]
+        raise ManifestError(f"{config.data.manifest}: {what} can be decoded; {first.video_id}: {first.cause}")
+    return data
 
 
 def _clip_set(
@@ -157,8 +175,6 @@ def _clip_set(
     have: dict[ArrayRequest, Path | VideoError],
     labels: tuple[str, ...],
     failures: dict[str, Failure],
-    *,
-    where: str,
 ) -> ClipSet:
     """The clips all of whose arrays are there; the others are added to ``failures``."""
     files, targets = [], []
@@ -170,9 +186,6 @@ def _clip_set(
         else:
             files.append(tuple(result for result in results if isinstance(result, Path)))
             targets.append(labels.index(row["label"]))
-    if not files:
-        first = next(iter(failures.values()))
-        raise ManifestError(f"{where}: not one clip can be decoded; {first.video_id}: {first.cause}")
     return ClipSet(files=tuple(files), targets=tuple(targets))
 
 
@@ -182,6 +195,10 @@ class _Recipe:
     def __init__(self, config: Config, model: Recognizer) -> None:
         self.config = config
         self.model = model
+        # one view a clip: several are for the final evaluation and for labelling
+        self.sampling = (
+            config.sampling.model_copy(update={"num_views": 1}) if isinstance(config.sampling, DenseSampling) else config.sampling
+        )
         self.frozen = config.model.trainable_stages == 0
         self.encoder_digest = module_digest(model.encoder) if self.frozen else "frames"
 
@@ -202,7 +219,7 @@ class _Recipe:
             uri=row["uri"],
             start_s=row["start_s"],
             end_s=row["end_s"],
-            sampling=self.config.sampling,
+            sampling=self.sampling,
             size=self.config.transform.frame_size,
             jitter_seed=jitter_seed,
             backend=self.config.decode.backend,

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress
+from reelscribe.pipeline.errors import UsageError
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest, table_digest
 from reelscribe.pipeline.predictor import Predictor, pick_device
 from reelscribe.pipeline.report.pictures import confusion_matrix, curves
 from reelscribe.pipeline.tracking.provenance import git_state
+from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.registry import ModelVersion, register_model
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.tracking.uri import tracking_uri
@@ -28,6 +32,8 @@ from reelscribe.pipeline.training.loop import Trained, Trainer
 from reelscribe.pipeline.training.metrics import fit_temperature
 from reelscribe.pipeline.training.ray_launch import train_on_ray
 from reelscribe.pipeline.video.sandbox import DecodePool
+
+CONFIG_FILE = "config.yaml"  # an artifact of the run: `reelscribe train` takes it again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,7 @@ class TrainingResult:
     run_id: str
     tracking_uri: str
     version: ModelVersion | None  # in the registry
+    alias_kept: str  # the alias that was not moved, as the version that holds it did better; else empty
 
     @property
     def model_uri(self) -> str:
@@ -50,33 +57,48 @@ class TrainingResult:
 def run_training(config: Config, *, progress: OpenProgress) -> TrainingResult:
     """Train, evaluate, track and register. ``progress(what)`` opens a progress line; see console.progress.
 
-    Raises UsageError before anything starts if the config, the data or the tracking server is not usable.
+    Raises UsageError before anything starts if the config, the data, the network, the device, the output folder or the tracking server is
+    not usable.
     """
     output = Path(config.output).absolute()
     uri = tracking_uri(config.tracking.uri, config.output)
     table = read_manifest(config.data.manifest, require_labels=True)
     splits = split_rows(table, config.data, seed=config.seed)
     data_digest = table_digest(table)
+    model = new_recognizer(config.model, config.transform, num_classes=len(splits.labels), seed=config.seed)
+    model = model.to(pick_device(config.training.device)).eval()
+    _check_writable(output)
     with RunTracker(uri=uri, experiment=config.tracking.experiment, run_name=config.name, seed=config.seed) as run:
         run.log_params(config.model_dump(mode="json"))
+        run.log_text(OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))), CONFIG_FILE)
         run.log_dataset(name=config.name, source=config.data.manifest, digest=data_digest, context="training", num_rows=table.num_rows)
         folder = output / config.name / run.run_id
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
-            data = _prepare(config, splits, pool, output / "cache", progress)
+            with progress("decoding and encoding") as advance:
+                data = prepare(splits, config, model, pool=pool, cache=FeatureCache(output / "cache"), progress=advance)
             trained = _fit(config, data, folder, run, progress)
             bundle, evaluation = _finish(config, splits, data, trained, folder / "model", data_digest, pool, progress)
         _log_results(run, folder, trained, bundle, evaluation, data)
         version = _register(config, bundle, run.run_id, uri)
+    alias_kept = config.tracking.alias if version and config.tracking.alias not in version.aliases else ""
     return TrainingResult(
-        bundle=bundle, evaluation=evaluation, failures=data.failures, run_id=run.run_id, tracking_uri=uri, version=version
+        bundle=bundle,
+        evaluation=evaluation,
+        failures=data.failures,
+        run_id=run.run_id,
+        tracking_uri=uri,
+        version=version,
+        alias_kept=alias_kept,
     )
 
 
-def _prepare(config: Config, splits: Splits, pool: DecodePool, cache: Path, progress: OpenProgress) -> TrainingData:
-    model = new_recognizer(config.model, config.transform, num_classes=len(splits.labels), seed=config.seed)
-    model = model.to(pick_device(config.training.device)).eval()
-    with progress("decoding and encoding") as advance:
-        return prepare(splits, config, model, pool=pool, cache=FeatureCache(cache), progress=advance)
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"the output folder {folder} cannot be written: {error.strerror}; choose another by output=FOLDER") from error
 
 
 def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: OpenProgress) -> Trained:
@@ -135,18 +157,26 @@ def _finish(
 
 
 def _log_results(run: RunTracker, folder: Path, trained: Trained, bundle: ModelBundle, evaluation: Evaluation, data: TrainingData) -> None:
-    """Final metrics, pictures and the list of failures; they stay in the folder and go to the run."""
+    """Final metrics, pictures, recall by class and the list of failures go to the run; the pictures stay in the folder too."""
     run.log_metrics(evaluation.scores.metrics | {"epoch": trained.epoch, "failures": len(data.failures)})
-    run.log_metrics({f"recall/{label}": value for label, value in evaluation.scores.recall.items()})
     curves(trained.history, folder / "curves.png")
     confusion_matrix(evaluation.scores.confusion, bundle.spec.labels, folder / "confusion_matrix.png")
     for name in ("curves.png", "confusion_matrix.png"):
         run.log_artifact(folder / name, "pictures")
-    run.log_text(json.dumps([asdict(failure) for failure in data.failures], indent=2, ensure_ascii=False), "failures.json")
+    failures = [asdict(failure) for failure in data.failures]
+    # a label may hold signs that the name of a metric may not
+    for name, content in (("failures.json", failures), ("recall.json", evaluation.scores.recall)):
+        run.log_text(json.dumps(content, indent=2, ensure_ascii=False), name)
 
 
 def _register(config: Config, bundle: ModelBundle, run_id: str, uri: str) -> ModelVersion | None:
+    """A new version; it takes the alias over unless the version that holds it did better on the same data."""
     if not config.tracking.register_model:
         return None
-    name = config.tracking.register_as or config.name
-    return register_model(bundle.folder, run_id=run_id, name=name, alias=config.tracking.alias, uri=uri)
+    name, alias = config.tracking.register_as or config.name, config.tracking.alias
+    if alias:
+        held = f"name = '{name}' and alias = '{alias}' and tags.`reelscribe.data_digest` = '{bundle.spec.data_digest}'"
+        top1 = bundle.spec.metrics["top1"]
+        if any(version.metrics.get("top1", 0.0) > top1 for version in query_versions(held, uri=uri)):
+            alias = ""
+    return register_model(bundle.folder, run_id=run_id, name=name, alias=alias, uri=uri)
