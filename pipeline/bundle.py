@@ -73,7 +73,6 @@ class ModelBundle:
         end_s: float | None = None,
         *,
         backend: Backend = "auto",
-        jitter_seed: int | None = None,
     ) -> ClipRequest:
         """What to decode of one video for this model: its sampling plan at its frame size."""
         return ClipRequest(
@@ -82,7 +81,6 @@ class ModelBundle:
             end_s=end_s,
             sampling=self.spec.sampling,
             size=self.spec.transform.frame_size,
-            jitter_seed=jitter_seed,
             backend=backend,
         )
 

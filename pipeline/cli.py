@@ -296,5 +296,7 @@ def main() -> None:
 
 
 def _complain(text: str, status: int) -> NoReturn:
-    typer.echo("reelscribe: " + "".join(c if c.isprintable() or c == "\n" else "?" for c in text), err=True)
+    from reelscribe.pipeline.console import printable
+
+    typer.echo(f"reelscribe: {printable(text)}", err=True)
     sys.exit(status)

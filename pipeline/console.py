@@ -34,18 +34,23 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Console.render_str(OUT, str(cell), markup=False, emoji=False) for cell in row))
+        table.add_row(*(OUT.render_str(printable(str(cell)), markup=False, emoji=False) for cell in row))
     OUT.print(table)
+
+
+def printable(text: str) -> str:
+    """The text without what would steer a terminal: names of files and labels come from anywhere."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 def say(text: str) -> None:
     """A line for people on standard output, to the letter."""
-    OUT.print(text, markup=False, emoji=False)
+    OUT.print(printable(text), markup=False, emoji=False)
 
 
 def note(text: str) -> None:
     """A line for people on standard error: what goes on, not what came out."""
-    ERR.print(text, markup=False, emoji=False)
+    ERR.print(printable(text), markup=False, emoji=False)
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def test_what_is_not_said_has_a_default(small: str) -> None:
         ("tracking.uri=http://127.0.0.1:5000", "tracking", "uri", "http://127.0.0.1:5000"),
         ("data.manifest=2024", "data", "manifest", "2024"),
         ("tracking.alias=", "tracking", "alias", ""),
-        ("tracking.register_as=-", "tracking", "register_as", "-"),
+        ("tracking.experiment=-", "tracking", "experiment", "-"),
     ],
 )
 def test_overrides_have_the_type_of_their_key(small: str, override: str, section: str, key: str, value: object) -> None:
@@ -191,3 +191,11 @@ def test_a_config_that_is_not_there(tmp_path: Path) -> None:
 def test_a_config_cannot_be_changed(small: str) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_config(small).seed = 3  # type: ignore[misc]
+
+
+def test_the_config_to_copy_has_every_key() -> None:
+    """A key that the file lacks is one that nobody who copies it will find."""
+    written = yaml.safe_load((Path(__file__).parents[1] / "configs" / "gestures.yaml").read_text(encoding="utf-8"))
+    dumped = load_config("gestures").model_dump()
+    keys = [{key: set(value) if isinstance(value, dict) else None for key, value in tree.items()} for tree in (written, dumped)]
+    assert keys[0] == keys[1]

@@ -9,7 +9,7 @@ from itertools import islice
 
 from reelscribe.pipeline.labeling.stages import DecodeStage, Outcome, PredictStage, Video
 
-BATCH_SIZE = 8  # decoded clips, of any videos, that go to the network at once
+BATCH_SIZE = 8  # decoded clips, of any videos, handed to the predictor together
 
 
 @dataclass
