@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reelscribe.pipeline.errors import VideoError
-from reelscribe.pipeline.video.clip import Clip, ClipRequest, digest
+from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox import DecodePool
-from reelscribe.pipeline.video.source import local_path
+from reelscribe.pipeline.video.source import content_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +96,7 @@ def module_digest(module: nn.Module) -> str:
 
 def _digest_or_error(uri: str) -> str | VideoError:
     try:
-        return digest(local_path(uri))
+        return content_digest(uri)
     except VideoError as error:
         return error
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reelscribe.pipeline.errors import UnsupportedCodecError, VideoTooLargeError, VideoTooShortError
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 class ClipRequest:
     """Which part of which file, sampled how, at what size."""
 
-    uri: str  # a local path or file://
+    uri: str  # a local path, file://, http(s):// or s3://
     sampling: AnySampling
     size: FrameSize
     start_s: float | None = None  # seconds from the first frame, as players count; None is the beginning
@@ -34,7 +32,7 @@ class Clip:
 
     views: tuple[Frames, ...]  # one per view of the sampling plan
     info: VideoInfo
-    digest: str  # sha256 of the file's bytes, hexadecimal
+    digest: str  # see source.content_digest
 
 
 def read_clip(request: ClipRequest, limits: DecodeLimits | None = None) -> Clip:
@@ -56,21 +54,15 @@ def read_clip(request: ClipRequest, limits: DecodeLimits | None = None) -> Clip:
     scaled = size_to_scale(height=found.info.height, width=found.info.width, to=request.size)
     flat = read_frames(found, [t for view in views for t in view], size=scaled, backend=request.backend)
     fitted = replace(flat, pixels=crop_middle(flat.pixels, request.size))
-    return Clip(views=_split(fitted, [len(view) for view in views]), info=found.info, digest=digest(found.path))
-
-
-def digest(path: str) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Clip(views=_split(fitted, [len(view) for view in views]), info=found.info, digest=found.source.digest())
 
 
 def _check_size(found: Scan, limits: DecodeLimits) -> None:
     info = found.info
     if info.width * info.height > limits.max_pixels:
-        raise VideoTooLargeError(f"{found.path}: {info.width} x {info.height} pixels, the limit is {limits.max_pixels}")
+        raise VideoTooLargeError(f"{found.name}: {info.width} x {info.height} pixels, the limit is {limits.max_pixels}")
     if info.duration_s > limits.max_duration_s:
-        raise VideoTooLargeError(f"{found.path}: {info.duration_s:.0f} s long, the limit is {limits.max_duration_s:.0f} s")
+        raise VideoTooLargeError(f"{found.name}: {info.duration_s:.0f} s long, the limit is {limits.max_duration_s:.0f} s")
 
 
 def _window(request: ClipRequest, info: VideoInfo) -> tuple[float, float]:
@@ -87,7 +79,7 @@ def _keyframes_s(found: Scan) -> tuple[float, ...]:
     """When each keyframe is shown. Raises UnsupportedCodecError for a container that does not tell."""
     if not found.timeline.recognizable:
         raise UnsupportedCodecError(
-            f"{found.path}: {found.info.container} does not tell which frames are keyframes; sample 'uniform' instead"
+            f"{found.name}: {found.info.container} does not tell which frames are keyframes; sample 'uniform' instead"
         )
     return tuple(found.timeline.seconds(int(k)) for k in found.timeline.keyframes)
 

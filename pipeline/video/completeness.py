@@ -6,46 +6,65 @@ FFmpeg plays what is there of such a file, and the clip would silently be a shor
 from __future__ import annotations
 
 import struct
-from pathlib import Path
+from collections.abc import Iterator
 from typing import BinaryIO
 
+from reelscribe.pipeline.video.types import Source
+
 _BOXES_OF_A_VIDEO = {b"moov", b"mdat", b"moof"}
+_BOX_HEAD = 16  # bytes, where the length takes eight of them
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
 
-def missing_bytes(path: str) -> int:
+def missing_bytes(source: Source) -> int:
     """Bytes that an ISO media file (MP4, MOV), a Matroska or a RIFF file (AVI) promises beyond its end; 0 for other containers."""
-    size = Path(path).stat().st_size
-    with Path(path).open("rb") as file:
+    size = source.size
+    with source.open() as file:
         head = file.read(12)
         if head[:4] == b"RIFF":
             end = 8 + int.from_bytes(head[4:8], "little")
         elif head[:4] == _EBML:
             end = _segment_end(file)
-        elif head[4:8].isalpha():
+        elif starts_like_boxes(head):
             end = _boxes_end(file, size)
         else:
             end = 0
     return max(0, end - size)
 
 
+def starts_like_boxes(head: bytes) -> bool:
+    """Whether the first bytes are those of an ISO media file."""
+    return head[4:8].isalpha() and head[4:8].isascii()
+
+
+def pictures(file: BinaryIO, size: int) -> list[tuple[int, int]]:
+    """From where to where the boxes reach that hold nothing but coded pictures and sound ('mdat')."""
+    return [(start + _BOX_HEAD, end) for kind, start, end in _boxes(file, size) if kind == b"mdat"]
+
+
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the last top-level box ends (ISO/IEC 14496-12, 4.2), if it is one that a video needs."""
+    """Where the last top-level box ends, if it is one that a video needs."""
+    kind, end = b"", 0
+    for kind, _, end in _boxes(file, size):  # noqa: B007
+        pass
+    return end if end <= size or kind in _BOXES_OF_A_VIDEO else 0
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of each top-level box (ISO/IEC 14496-12, 4.2), up to what is no box; the last may end beyond the file."""
     start = 0
     while start + 8 <= size:
         file.seek(start)
-        head = file.read(16)
+        head = file.read(_BOX_HEAD)
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        if length == 1 and len(head) == 16:
-            length = int.from_bytes(head[8:16], "big")
-        if length == 0:  # to the end of the file
-            return size
+        if length == 1 and len(head) == _BOX_HEAD:
+            length = int.from_bytes(head[8:], "big")
+        elif length == 0:
+            length = size - start  # to the end of the file
         if length < 8 or not kind.isascii():
-            return 0  # no boxes any more
-        if start + length > size:
-            return start + length if kind in _BOXES_OF_A_VIDEO else 0
+            return
+        yield kind, start, start + length
         start += length
-    return start
 
 
 def _segment_end(file: BinaryIO) -> int:

@@ -20,6 +20,7 @@ from reelscribe.pipeline.errors import (
     VideoError,
     VideoNotFoundError,
 )
+from reelscribe.pipeline.video.types import Source
 
 # The containers that are read. FFmpeg knows more: text, still pictures, and lists of other files or addresses, which a video must not be.
 _CONTAINERS = (
@@ -37,19 +38,42 @@ logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 @contextmanager
-def open_video(path: str) -> Iterator[tuple[Any, Any, list[Any]]]:
+def open_video(source: Source) -> Iterator[tuple[Any, Any, list[Any]]]:
     """The container, its first stream of moving pictures, decoding on one thread, and the list to which FFmpeg's errors are added.
 
     Whatever PyAV raises inside the block leaves it as a VideoError that names the file and the decoder's own words.
     """
+    name = source.file_name()
+    file = _Guarded(source) if name is None else None
     with av.logging.Capture() as chatter:
         try:
-            with av.open(f"file:{path}", metadata_errors="replace", options=_OPTIONS) as container:
-                yield container, _picture_stream(container, path), chatter
-        except VideoError:
-            raise
+            with av.open(file or f"file:{name}", metadata_errors="replace", options=_OPTIONS) as container:
+                yield container, _picture_stream(container, source.name), chatter
+        except VideoError as error:
+            raise (file and file.failure) or error from None
         except (av.error.FFmpegError, MemoryError, UnicodeError) as error:
-            raise classify(error, path=path, words=decoder_words(chatter)) from error
+            raise (file and file.failure) or classify(error, source=source, words=decoder_words(chatter)) from error
+    if file and file.failure:  # it looked like the end of the file
+        raise file.failure
+
+
+class _Guarded:
+    """A source as PyAV reads it. A failure is kept and shown as the end of the file: PyAV would raise it at some later call, perhaps of
+    another video.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._file = source.open()
+        self.failure: VideoError | None = None
+        self.seek, self.tell = self._file.seek, self._file.tell
+
+    def read(self, size: int) -> bytes:
+        if self.failure is None:
+            try:
+                return self._file.read(size)
+            except VideoError as error:
+                self.failure = error
+        return b""
 
 
 def decoder_words(chatter: list[Any]) -> str:
@@ -58,29 +82,30 @@ def decoder_words(chatter: list[Any]) -> str:
     return "; ".join([line for line in lines if line][-3:])[:300]
 
 
-def classify(error: BaseException, *, path: str, words: str) -> VideoError:
+def classify(error: BaseException, *, source: Source, words: str) -> VideoError:
     """The one class of failure that an exception of PyAV means."""
     reason = words or getattr(error, "strerror", None) or str(error) or type(error).__name__
+    path = source.name
     text = f"{path}: {reason}"
     match error:
         case MemoryError() | av.error.MemoryError():
             return DecoderMemoryError(f"{path}: not enough memory to decode")
-        case av.error.FileNotFoundError() if not Path(path).exists():  # it was there a moment ago
+        case av.error.FileNotFoundError() if not Path(source.path()).exists():  # it was there a moment ago
             return VideoNotFoundError(text)
         case av.error.DecoderNotFoundError() | av.error.PatchWelcomeError() | av.error.BSFNotFoundError():
             return UnsupportedCodecError(text)
         case av.error.ArgumentError() if "whitelist" in words:
             return NotAVideoError(f"{path}: text, a still picture or a list of files; expected a video container")
-        case _ if known_container(path):
+        case _ if known_container(source):
             return TruncatedVideoError(text)
         case _:
             return NotAVideoError(f"{path}: no container format is recognized in its bytes")
 
 
-def known_container(path: str) -> bool:
+def known_container(source: Source) -> bool:
     """Whether the first bytes are those of a common video container: then a file that does not open is a damaged one."""
     try:
-        with Path(path).open("rb") as file:
+        with source.open() as file:
             head = file.read(1024)
     except OSError:
         return False

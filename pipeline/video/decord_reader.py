@@ -28,17 +28,17 @@ class DecordReader:
     def read(self, scan: Scan, indices: tuple[int, ...], size: tuple[int, int] | None) -> Uint8Array:
         """See ``types.Reader``. Raises UnsupportedCodecError or TruncatedVideoError."""
         if scan.num_video_streams > 1:
-            raise UnsupportedCodecError(f"{scan.path}: decord cannot choose among {scan.num_video_streams} video streams")
+            raise UnsupportedCodecError(f"{scan.name}: decord cannot choose among {scan.num_video_streams} video streams")
         if scan.info.container in _MISCOUNTED_FORMATS:
-            raise UnsupportedCodecError(f"{scan.path}: decord miscounts the frames of {scan.info.container}")
+            raise UnsupportedCodecError(f"{scan.name}: decord miscounts the frames of {scan.info.container}")
         try:
-            video = decord.VideoReader(scan.path, num_threads=1)
+            video = decord.VideoReader(scan.source.path(), num_threads=1)
             claimed = len(video)
         except (decord.DECORDError, RuntimeError, AssertionError) as error:
-            raise UnsupportedCodecError(f"{scan.path}: decord does not open it: {_short(error)}") from error
+            raise UnsupportedCodecError(f"{scan.name}: decord does not open it: {_short(error)}") from error
         if claimed != len(scan.timeline):
-            raise UnsupportedCodecError(f"{scan.path}: decord counts {claimed} frames, the file has {len(scan.timeline)}")
-        return stack(_go_through(video, scan, indices, size), path=scan.path)
+            raise UnsupportedCodecError(f"{scan.name}: decord counts {claimed} frames, the file has {len(scan.timeline)}")
+        return stack(_go_through(video, scan, indices, size), path=scan.name)
 
 
 def _go_through(video: decord.VideoReader, scan: Scan, indices: tuple[int, ...], size: tuple[int, int] | None) -> list[Uint8Array]:
@@ -47,7 +47,7 @@ def _go_through(video: decord.VideoReader, scan: Scan, indices: tuple[int, ...],
         try:
             frame = video.next()
         except (decord.DECORDError, RuntimeError, StopIteration) as error:
-            raise TruncatedVideoError(f"{scan.path}: decord finds no frame {index}: {_short(error)}") from error
+            raise TruncatedVideoError(f"{scan.name}: decord finds no frame {index}: {_short(error)}") from error
         if index in wanted:
             frames.append(scale(_checked(frame, scan), size))
     return frames
@@ -58,7 +58,7 @@ def _checked(frame: object, scan: Scan) -> Uint8Array:
     pixels = np.asarray(frame.asnumpy() if hasattr(frame, "asnumpy") else frame)
     expected = (scan.info.height, scan.info.width, 3)
     if pixels.shape != expected:
-        raise UnsupportedCodecError(f"{scan.path}: decord gives a picture of shape {pixels.shape}, the file has {expected}")
+        raise UnsupportedCodecError(f"{scan.name}: decord gives a picture of shape {pixels.shape}, the file has {expected}")
     return pixels
 
 

@@ -24,21 +24,21 @@ class OpenCVReader:
 
     def read(self, scan: Scan, indices: tuple[int, ...], size: tuple[int, int] | None) -> Uint8Array:
         """See ``types.Reader``. Raises UnsupportedCodecError or TruncatedVideoError."""
-        video = cv2.VideoCapture(scan.path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        video = cv2.VideoCapture(scan.source.path(), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         try:
             if not video.isOpened():
-                raise UnsupportedCodecError(f"{scan.path}: OpenCV does not open it")
+                raise UnsupportedCodecError(f"{scan.name}: OpenCV does not open it")
             wanted, frames = set(indices), []
             for index in range(indices[-1] + 1):
                 if not video.grab():
                     kind = TruncatedVideoError if index else UnsupportedCodecError
-                    raise kind(f"{scan.path}: OpenCV finds {index} frames, wanted is frame {indices[-1]}")
+                    raise kind(f"{scan.name}: OpenCV finds {index} frames, wanted is frame {indices[-1]}")
                 if index in wanted:
                     _check_time(video, scan, index)
                     frames.append(scale(_retrieve(video, scan, index), size))
-            return stack(frames, path=scan.path)
+            return stack(frames, path=scan.name)
         except cv2.error as error:
-            raise UnsupportedCodecError(f"{scan.path}: OpenCV: {error.err}") from error
+            raise UnsupportedCodecError(f"{scan.name}: OpenCV: {error.err}") from error
         finally:
             video.release()
 
@@ -50,11 +50,11 @@ def _check_time(video: cv2.VideoCapture, scan: Scan, index: int) -> None:
     expected = scan.timeline.seconds(index)
     got = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
     if abs(got - expected) > 0.002 and abs(got - (expected - scan.timeline.begin_s)) > 0.002:
-        raise TruncatedVideoError(f"{scan.path}: OpenCV shows the frame of {got:.3f} s for frame {index} of {expected:.3f} s")
+        raise TruncatedVideoError(f"{scan.name}: OpenCV shows the frame of {got:.3f} s for frame {index} of {expected:.3f} s")
 
 
 def _retrieve(video: cv2.VideoCapture, scan: Scan, index: int) -> Uint8Array:
     decoded, picture = video.retrieve()
     if not decoded:
-        raise TruncatedVideoError(f"{scan.path}: OpenCV cannot convert frame {index}")
+        raise TruncatedVideoError(f"{scan.name}: OpenCV cannot convert frame {index}")
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import av
@@ -24,9 +23,9 @@ from reelscribe.pipeline.errors import (
 )
 from reelscribe.pipeline.video.completeness import missing_bytes
 from reelscribe.pipeline.video.container import open_video, picture_streams
-from reelscribe.pipeline.video.source import local_path
+from reelscribe.pipeline.video.source import open_source
 from reelscribe.pipeline.video.timeline import Timeline
-from reelscribe.pipeline.video.types import VideoInfo
+from reelscribe.pipeline.video.types import Source, VideoInfo
 
 # Containers that store no presentation times; FFmpeg guesses them from the order of packets.
 _UNTIMED_FORMATS = {"avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "vc1", "h263", "h261", "obu", "vvc", "dirac", "cavsvideo"}
@@ -38,12 +37,17 @@ _DEFAULT_RATE = 25.0  # of a single frame without a duration; GIF and MJPEG defa
 class Scan:
     """A file, what it is, and when each of its frames is on screen."""
 
-    path: str  # local, absolute
+    source: Source
     info: VideoInfo
     timeline: Timeline
     num_video_streams: int
     claimed_frames: int  # by the container; 0 where it claims none
     claimed_end_s: float | None  # by the container
+
+    @property
+    def name(self) -> str:
+        """The video in messages."""
+        return self.source.name
 
 
 @dataclass(kw_only=True)
@@ -53,6 +57,7 @@ class _Packets:
     pts: list[int]
     ends: list[int]
     keys: list[int]  # pts of key packets
+    unseen: dict[int, int]  # pts of packets, by their place in the file, whose content was not there to tell whether it is a key
     timed: bool = True  # every packet has its own presentation time
     damaged: bool = False  # the container marked a packet as cut or damaged
 
@@ -61,27 +66,30 @@ def probe(uri: str) -> VideoInfo:
     """Facts of a video file, counted and not claimed.
 
     Raises VideoNotFoundError, VideoPermissionError, NotAVideoError, NoVideoStreamError, EncryptedVideoError, TruncatedVideoError,
-    UnsupportedCodecError or DecoderMemoryError.
+    UnsupportedCodecError, DecoderMemoryError or NetworkError.
     """
     return scan(uri).info
 
 
 def scan(uri: str) -> Scan:
     """``probe`` with the timeline. Raises what ``probe`` raises."""
-    path = local_path(uri)
-    _refuse_encrypted(path)
-    if missing := missing_bytes(path):
-        raise TruncatedVideoError(f"{path}: the file is cut: {missing} bytes are missing at its end")
-    with open_video(path) as (container, stream, _):
-        packets = _Packets(pts=[], ends=[], keys=[])
-        first = _read_packets(container, stream, packets)
+    source = open_source(uri)
+    _refuse_encrypted(source)
+    if missing := missing_bytes(source):
+        raise TruncatedVideoError(f"{source.name}: the file is cut: {missing} bytes are missing at its end")
+    with open_video(source) as (container, stream, _):
+        packets = _Packets(pts=[], ends=[], keys=[], unseen={})
+        try:
+            first = _read_packets(container, stream, packets, source)
+        finally:
+            source.headers_only(False)
         name = container.format.name
         if not packets.pts and packets.timed:
-            raise _no_packets(path, stream)
+            raise _no_packets(source, stream)
         by_count = not packets.timed or name in _UNTIMED_FORMATS
-        timeline = _count_frames(path, stream) if by_count else _timeline_of_packets(packets, stream)
+        timeline = _count_frames(source, stream) if by_count else _timeline_of_packets(packets, stream)
         claimed_end_s = _claimed_end_s(container, stream)
-        _refuse_cut(path, stream, timeline, packets)
+        _refuse_cut(source, stream, timeline, packets)
         rotation = (-first.rotation) % 360 if first is not None else 0
         width, height = (first.width, first.height) if first is not None else (stream.width, stream.height)
         if rotation in {90, 270}:
@@ -98,7 +106,7 @@ def scan(uri: str) -> Scan:
             num_frames=len(timeline),
         )
         return Scan(
-            path=path,
+            source=source,
             info=info,
             timeline=timeline,
             num_video_streams=len(picture_streams(container)),
@@ -107,9 +115,12 @@ def scan(uri: str) -> Scan:
         )
 
 
-def _read_packets(container: Any, stream: Any, packets: _Packets) -> Any | None:
-    """Gather all packets' times; return the first decoded frame, or None where the first packets give none."""
-    first, may_hide = None, stream.codec_context.name in {"vp8", "libvpx"}
+def _read_packets(container: Any, stream: Any, packets: _Packets, source: Source) -> Any | None:
+    """Gather all packets' times; return the first decoded frame, or None where the first packets give none.
+
+    Leaves ``source`` at ``headers_only``: what follows the first frame is not looked into.
+    """
+    first, unseen, may_hide = None, False, stream.codec_context.name in {"vp8", "libvpx"}
     for number, packet in enumerate(demux(container, stream)):
         if packet.is_corrupt:
             packets.damaged = True
@@ -117,6 +128,8 @@ def _read_packets(container: Any, stream: Any, packets: _Packets) -> Any | None:
             raise EncryptedVideoError(f"{container.name.removeprefix('file:')}: its packets are encrypted (CENC)")
         if first is None and number < _FIRST_FRAME_PACKETS:
             first = _try_decode(packet)
+        else:
+            unseen = unseen or (not may_hide and source.headers_only(True))
         if packet.is_discard or (may_hide and _is_hidden(packet)):
             continue
         if packet.pts is None:
@@ -124,8 +137,12 @@ def _read_packets(container: Any, stream: Any, packets: _Packets) -> Any | None:
             continue
         packets.pts.append(packet.pts)
         packets.ends.append(packet.pts + (packet.duration or 0))
-        if packet.is_keyframe:
+        if unseen:
+            packets.unseen[packet.pos] = packet.pts
+        elif packet.is_keyframe:
             packets.keys.append(packet.pts)
+    if unseen:
+        packets.keys += [packets.unseen[e.pos] for e in stream.index_entries if e.is_keyframe and e.pos in packets.unseen]
     if len(set(packets.pts)) != len(packets.pts):
         packets.timed = False
     return first or _try_decode(stream.codec_context)
@@ -175,10 +192,10 @@ def _usual_step(pts: np.ndarray[Any, np.dtype[np.int64]], stream: Any) -> int:
     return max(1, round(1 / float(Fraction(stream.guessed_rate or _DEFAULT_RATE) * stream.time_base)))
 
 
-def _count_frames(path: str, stream: Any) -> Timeline:
+def _count_frames(source: Source, stream: Any) -> Timeline:
     """Decode everything once. Frames keep their own times where these increase; else they follow each other at the stream's rate."""
     times: list[int | None] = []
-    with open_video(path) as (container, again, _):
+    with open_video(source) as (container, again, _):
         for packet in demux(container, again):
             try:
                 times.extend(frame.pts for frame in packet.decode())
@@ -186,7 +203,7 @@ def _count_frames(path: str, stream: Any) -> Timeline:
                 continue
         times.extend(frame.pts for frame in again.codec_context.decode(None))
     if not times:
-        raise TruncatedVideoError(f"{path}: none of its packets decodes")
+        raise TruncatedVideoError(f"{source.name}: none of its packets decodes")
     rate = Fraction(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE)
     known = [t for t in times if t is not None]
     if len(known) == len(times) and all(a < b for a, b in pairwise(known)):
@@ -208,25 +225,24 @@ def _claimed_end_s(container: Any, stream: Any) -> float | None:
     return container.duration / 1e6 if container.duration else None
 
 
-def _no_packets(path: str, stream: Any) -> Exception:
+def _no_packets(source: Source, stream: Any) -> Exception:
     if stream.frames:
-        return TruncatedVideoError(f"{path}: the header promises {stream.frames} frames and the file holds none of them")
-    return NoVideoStreamError(f"{path}: the header describes a {_codec_name(stream)} stream and no frame follows")
+        return TruncatedVideoError(f"{source.name}: the header promises {stream.frames} frames and the file holds none of them")
+    return NoVideoStreamError(f"{source.name}: the header describes a {_codec_name(stream)} stream and no frame follows")
 
 
-def _refuse_cut(path: str, stream: Any, timeline: Timeline, packets: _Packets) -> None:
+def _refuse_cut(source: Source, stream: Any, timeline: Timeline, packets: _Packets) -> None:
     """Raise TruncatedVideoError where the container's index points beyond the end of the file, or a packet is cut."""
-    size = Path(path).stat().st_size
-    lost = sum(1 for entry in stream.index_entries if entry.pos + entry.size > size)
+    lost = sum(1 for entry in stream.index_entries if entry.pos + entry.size > source.size)
     if lost or packets.damaged:
         raise TruncatedVideoError(
-            f"{path}: the file is cut: {lost or 'some'} of {max(stream.frames, len(timeline))} frames lie beyond its end"
+            f"{source.name}: the file is cut: {lost or 'some'} of {max(stream.frames, len(timeline))} frames lie beyond its end"
         )
 
 
-def _refuse_encrypted(path: str) -> None:
+def _refuse_encrypted(source: Source) -> None:
     """Raise EncryptedVideoError for an ISO media file whose sample description is an encrypted one ('encv', ISO/IEC 23001-7)."""
-    with Path(path).open("rb") as file:
+    with source.open() as file:
         head = file.read(64 * 1024)
     if head[4:8] == b"ftyp" and b"stsd" in head and b"encv" in head and b"sinf" in head:
-        raise EncryptedVideoError(f"{path}: its pictures are encrypted (CENC)")
+        raise EncryptedVideoError(f"{source.name}: its pictures are encrypted (CENC)")

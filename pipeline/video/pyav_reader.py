@@ -32,14 +32,14 @@ class PyAVReader:
 
     def read(self, scan: Scan, indices: tuple[int, ...], size: tuple[int, int] | None) -> Uint8Array:
         """See ``types.Reader``. Raises TruncatedVideoError where a wanted frame does not decode, or only with errors."""
-        with open_video(scan.path) as (container, stream, chatter):
+        with open_video(scan.source) as (container, stream, chatter):
             cursor = _Cursor(container, stream, scan, chatter)
             if scan.timeline.recognizable and set(indices) <= set(scan.timeline.keyframes.tolist()):
                 take = cursor.keyframe
             else:
                 cursor.skip_all_but(indices)
                 take = cursor.frame
-            return stack([scale(_rgb(take(index)), size) for index in indices], path=scan.path)
+            return stack([scale(_rgb(take(index)), size) for index in indices], path=scan.name)
 
 
 class _Cursor:
@@ -68,7 +68,7 @@ class _Cursor:
             self._container.seek(int(self._timeline.pts[0]), stream=self._stream)
             frame = self._alone(pts)
         if frame is None:
-            raise TruncatedVideoError(f"{self._scan.path}: keyframe {index} at {self._timeline.seconds(index):.3f} s does not decode")
+            raise TruncatedVideoError(f"{self._scan.name}: keyframe {index} at {self._timeline.seconds(index):.3f} s does not decode")
         return frame
 
     def _alone(self, pts: int) -> Any | None:
@@ -100,7 +100,7 @@ class _Cursor:
                 return frame
             if position > index:
                 break
-        raise TruncatedVideoError(f"{self._scan.path}: frame {index} at {self._timeline.seconds(index):.3f} s does not decode")
+        raise TruncatedVideoError(f"{self._scan.name}: frame {index} at {self._timeline.seconds(index):.3f} s does not decode")
 
     def _seek(self, key: int) -> None:
         """Go to a keyframe; where the container lands beyond it, back to the beginning."""

@@ -58,4 +58,4 @@ def read_frames(scan: Scan, times_s: Sequence[float], *, size: tuple[int, int] |
             pts_seconds=tuple(scan.timeline.seconds(p) for p in positions),
             backend=name,
         )
-    raise failure or UnsupportedCodecError(f"{scan.path}: no reader is installed")
+    raise failure or UnsupportedCodecError(f"{scan.name}: no reader is installed")

@@ -1,44 +1,37 @@
-"""From what a manifest says to a file that can be opened."""
+"""From what a manifest says to bytes that can be opened: a local file, or an object in a store."""
 
 from __future__ import annotations
 
-import stat
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from reelscribe.pipeline.video.local import LocalSource, local_path, scheme_of
+from reelscribe.pipeline.video.types import Source
 
-from reelscribe.pipeline.errors import NotAVideoError, VideoNotFoundError, VideoPermissionError
+REMOTE_SCHEMES = ("http", "https", "s3")
 
 
-def local_path(uri: str) -> str:
-    """The absolute path of a readable, non-empty regular file, from a path or a ``file://`` URI.
+def open_source(uri: str) -> Source:
+    """The bytes that a path, ``file://``, ``http(s)://`` or ``s3://`` URI names.
 
-    Raises VideoNotFoundError, VideoPermissionError or NotAVideoError (a folder, a pipe, an empty file).
+    Raises VideoNotFoundError, VideoPermissionError, NotAVideoError (a folder, a pipe, nothing in it) or NetworkError.
     """
-    path = Path(_path_of(uri)).absolute()
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "not a regular file"
-            raise NotAVideoError(f"{uri}: is {kind}")
-        path.open("rb").close()
-    except PermissionError:
-        raise VideoPermissionError(f"{uri}: permission denied") from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        raise VideoNotFoundError(f"{uri}: {reason.lower()}") from None
-    if facts.st_size == 0:
-        raise NotAVideoError(f"{uri}: the file is empty")
-    return str(path)
+    scheme = scheme_of(uri)
+    if scheme not in REMOTE_SCHEMES:
+        return LocalSource(local_path(uri))
+    from reelscribe.pipeline.video.remote import RemoteSource
+
+    if scheme == "s3":
+        from reelscribe.pipeline.video.s3_store import S3Store
+
+        return RemoteSource(uri, S3Store(uri))
+    from reelscribe.pipeline.video.http_store import HttpStore
+
+    return RemoteSource(uri, HttpStore(uri))
 
 
-def _path_of(uri: str) -> str:
-    """The local path in a path or a ``file://`` URI."""
-    scheme, separator, _ = uri.partition("://")
-    if not separator or not scheme.isalnum() or Path(uri).exists():
-        return uri
-    if scheme.lower() != "file":
-        raise VideoNotFoundError(f"{uri}: only local paths and file:// are read, got {scheme}://")
-    parts = urlsplit(uri)
-    if parts.netloc not in {"", "localhost"}:
-        raise VideoNotFoundError(f"{uri}: file:// with the host '{parts.netloc}'; expected file:///path")
-    return unquote(uri[len("file://") + len(parts.netloc) :])
+def content_digest(uri: str) -> str:
+    """What names the content of a video: the same text as long as the content is the same.
+
+    For a local file it is the sha256 of its bytes, hexadecimal. Hashing a remote file would mean fetching all of it, so its digest is
+    ``remote:`` and the sha256 of what the store vouches for: the URI, the size, the ETag and the time of the last change. A store that
+    says neither of the last two is fetched and hashed. Raises what ``open_source`` raises.
+    """
+    return open_source(uri).digest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,28 @@ class Frames:
             raise ValueError(
                 f"{len(self.pixels)} frames, {len(self.index)} indices, {len(self.pts_seconds)} times: expected as many of each"
             )
+
+
+class Source(Protocol):
+    """The bytes of one video."""
+
+    name: str  # in messages: an absolute path, or a URI
+    size: int  # bytes
+
+    def open(self) -> BinaryIO:
+        """The bytes as a file that can seek; raises a VideoError where a store fails."""
+
+    def file_name(self) -> str | None:
+        """The local path to decode from; None where ``open`` is the better way."""
+
+    def path(self) -> str:
+        """A local path, for libraries that open nothing else. A remote source is fetched whole."""
+
+    def headers_only(self, wanted: bool) -> bool:
+        """From now on give zeros for pictures that are not at hand, instead of fetching them; returns whether it does."""
+
+    def digest(self) -> str:
+        """See ``source.content_digest``."""
 
 
 class Reader(Protocol):

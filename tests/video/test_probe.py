@@ -17,8 +17,8 @@ from reelscribe.pipeline.errors import (
     VideoNotFoundError,
     VideoPermissionError,
 )
+from reelscribe.pipeline.video.local import local_path
 from reelscribe.pipeline.video.probe import probe, scan
-from reelscribe.pipeline.video.source import local_path
 from videos import CASES, Case
 
 # The files of the zoo that give no frames. What the others are is in ffprobe.tsv.
