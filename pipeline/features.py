@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from reelscribe.pipeline.errors import VideoError
+from reelscribe.pipeline.errors import TruncatedVideoError, VideoError
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox import DecodePool
 from reelscribe.pipeline.video.source import content_digest
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 AnyArray = npt.NDArray[Any]
+_FORMAT = 1  # to be raised when decoding, augmentation or encoding give other numbers for the same request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class FeatureCache:
     ) -> Iterator[tuple[ArrayRequest, Path | VideoError]]:
         """Have every array, decoding only for those that are missing; yields each request once, in order of completion."""
         digests: dict[str, str | VideoError] = {}
-        missing: list[tuple[tuple[ArrayRequest, str], ClipRequest]] = []
+        missing: list[tuple[ArrayRequest, ClipRequest]] = []
         for request in requests:
             uri = request.clip.uri
             if uri not in digests:
@@ -76,11 +77,12 @@ class FeatureCache:
             if self.path(key).exists():
                 yield request, self.path(key)
             else:
-                missing.append(((request, key), request.clip))
-        for (request, key), clip in pool.map(missing):
+                missing.append((request, request.clip))
+        for request, clip in pool.map(missing):
             if isinstance(clip, VideoError):
                 yield request, clip
             else:
+                key = _key(request, clip.digest)  # of the bytes that were decoded, should the file have changed meanwhile
                 self.save(key, compute(clip, request))
                 yield request, self.path(key)
 
@@ -99,11 +101,14 @@ def _digest_or_error(uri: str) -> str | VideoError:
         return content_digest(uri)
     except VideoError as error:
         return error
+    except OSError as error:
+        return TruncatedVideoError(f"{uri}: cannot be read to its end: {error.strerror or error}")
 
 
 def _key(request: ArrayRequest, file_digest: str) -> str:
     clip = request.clip
     content = {
+        "format": _FORMAT,
         "file": file_digest,
         "cut": [clip.start_s, clip.end_s],
         "sampling": clip.sampling.model_dump(mode="json"),
