@@ -102,7 +102,8 @@ def test_the_registry_answers(run: Run, trained: TrainingResult) -> None:
     moved = run("registry", "promote", "models:/tiny/1", "--to", "live", *store)
     assert "models:/tiny@live: none -> version 1" in moved.out
     assert "already" in run("registry", "promote", "models:/tiny/1", "--to", "live", *store).out
-    assert [(m["alias"], m["after"]) for m in run("registry", "history", "tiny", *store, "--json").json()][0] == ("live", 1)
+    moves = run("registry", "history", "tiny", *store, "--json").json()
+    assert (moves[0]["alias"], moves[0]["after"]) == ("live", 1)
     assert "models:/tiny@live: version 1 -> none" in run("registry", "rollback", "tiny", "--alias", "live", *store).out
     assert "labels: the same" in run("registry", "compare", "models:/tiny/1", "models:/tiny@champion", *store).out
 
