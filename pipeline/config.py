@@ -101,11 +101,12 @@ class DecodeConfig(_Section):
     workers: int = Field(default=0, ge=0, description="decode processes; 0 is one per core")
     timeout_s: float = Field(default=60.0, gt=0, le=86400, description="wall clock per clip")
     memory_mb: int = Field(default=2048, ge=64, description="memory a decode process may add while it reads one clip")
+    truncated: Literal["fail", "use"] = Field(default="fail", description="a cut or damaged video fails, or what decodes of it is used")
 
     @property
     def limits(self) -> DecodeLimits:
         """The limits as decoding takes them."""
-        return DecodeLimits(timeout_s=self.timeout_s, memory_mb=self.memory_mb)
+        return DecodeLimits(timeout_s=self.timeout_s, memory_mb=self.memory_mb, truncated=self.truncated)
 
     @property
     def num_workers(self) -> int:

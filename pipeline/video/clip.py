@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from reelscribe.pipeline.errors import UnsupportedCodecError, VideoTooLargeError, VideoTooShortError
+from reelscribe.pipeline.errors import TruncatedVideoError, UnsupportedCodecError, VideoTooLargeError, VideoTooShortError
 from reelscribe.pipeline.sampling import AnySampling, KeyframeSampling, plan_times
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, Frames, FrameSize, VideoInfo
 
@@ -32,21 +32,33 @@ class Clip:
 
     views: tuple[Frames, ...]  # one per view of the sampling plan
     info: VideoInfo
-    digest: str  # see source.content_digest
+    digest: str  # see source.content_digest; behind ``damaged:`` where the clip was made of what decodes of a damaged file
 
 
 def read_clip(request: ClipRequest, limits: DecodeLimits | None = None) -> Clip:
     """Probe, plan, read, fit, digest: in this process, so ``timeout_s`` and ``memory_mb`` do not act.
 
+    A cut or damaged file is a failure, or, by ``limits.truncated``, gives the clip that the plan makes of its sound frames.
     Raises a VideoError of one class.
     """
+    limits = limits or DecodeLimits()
     # Native decoders are loaded by who decodes, and not by who only makes requests.
     from reelscribe.pipeline.video.probe import scan
+    from reelscribe.pipeline.video.salvage import salvage
+
+    try:
+        return _read(request, limits, scan(request.uri))
+    except TruncatedVideoError:
+        if limits.truncated == "fail":
+            raise
+    clip = _read(request, limits, salvage(request.uri))
+    return replace(clip, digest=f"damaged:{clip.digest}")
+
+
+def _read(request: ClipRequest, limits: DecodeLimits, found: Scan) -> Clip:
     from reelscribe.pipeline.video.readers import read_frames
     from reelscribe.pipeline.video.scaling import crop_middle, size_to_scale
 
-    limits = limits or DecodeLimits()
-    found = scan(request.uri)
     _check_size(found, limits)
     start_s, end_s = _window(request, found.info)
     keyframes_s = _keyframes_s(found) if isinstance(request.sampling, KeyframeSampling) else ()

@@ -8,6 +8,7 @@ or not truly (two packets with one time), the frames are counted by decoding the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -43,6 +44,7 @@ class Scan:
     num_video_streams: int
     claimed_frames: int  # by the container; 0 where it claims none
     claimed_end_s: float | None  # by the container
+    salvaged: bool = False  # the timeline has only what decodes of a damaged file
 
     @property
     def name(self) -> str:
@@ -71,11 +73,11 @@ def probe(uri: str) -> VideoInfo:
     return scan(uri).info
 
 
-def scan(uri: str) -> Scan:
-    """``probe`` with the timeline. Raises what ``probe`` raises."""
+def scan(uri: str, *, whole: bool = True) -> Scan:
+    """``probe`` with the timeline. Raises what ``probe`` raises; without ``whole`` a file may end early."""
     source = open_source(uri)
     _refuse_encrypted(source)
-    if missing := missing_bytes(source):
+    if whole and (missing := missing_bytes(source)):
         raise TruncatedVideoError(f"{source.name}: the file is cut: {missing} bytes are missing at its end")
     with open_video(source) as (container, stream, _):
         packets = _Packets(pts=[], ends=[], keys=[], unseen={})
@@ -89,7 +91,8 @@ def scan(uri: str) -> Scan:
         by_count = not packets.timed or name in _UNTIMED_FORMATS
         timeline = _count_frames(source, stream) if by_count else _timeline_of_packets(packets, stream)
         claimed_end_s = _claimed_end_s(container, stream)
-        _refuse_cut(source, stream, timeline, packets)
+        if whole:
+            _refuse_cut(source, stream, timeline, packets)
         rotation = (-first.rotation) % 360 if first is not None else 0
         width, height = (first.width, first.height) if first is not None else (stream.width, stream.height)
         if rotation in {90, 270}:
@@ -201,7 +204,8 @@ def _count_frames(source: Source, stream: Any) -> Timeline:
                 times.extend(frame.pts for frame in packet.decode())
             except av.error.InvalidDataError:
                 continue
-        times.extend(frame.pts for frame in again.codec_context.decode(None))
+        with suppress(av.error.InvalidDataError):
+            times.extend(frame.pts for frame in again.codec_context.decode(None))
     if not times:
         raise TruncatedVideoError(f"{source.name}: none of its packets decodes")
     rate = Fraction(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE)

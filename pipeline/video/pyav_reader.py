@@ -37,9 +37,15 @@ class PyAVReader:
             if scan.timeline.recognizable and set(indices) <= set(scan.timeline.keyframes.tolist()):
                 take = cursor.keyframe
             else:
-                cursor.skip_all_but(indices)
+                if not scan.salvaged:  # what is near damage was found sound among the frames around it
+                    cursor.skip_all_but(indices)
                 take = cursor.frame
             return stack([scale(_rgb(take(index)), size) for index in indices], path=scan.name)
+
+    def sound_positions(self, scan: Scan) -> list[int]:
+        """Positions of all frames that decode and are built upon nothing damaged, as they come. Decodes the whole file."""
+        with open_video(scan.source) as (container, stream, chatter):
+            return [position for position, _ in _Cursor(container, stream, scan, chatter).remaining()]
 
 
 class _Cursor:
@@ -56,6 +62,10 @@ class _Cursor:
         """Leave out frames that no other frame refers to, where they are not wanted and the codec marks them."""
         if self._timeline.recognizable and self._scan.info.codec in _MARKS_REFERENCES:
             self._wanted_pts = {int(self._timeline.pts[i]) for i in indices}
+
+    def remaining(self) -> Iterator[tuple[int, Any]]:
+        """(position, frame) of what follows and can be trusted."""
+        return self._frames
 
     def keyframe(self, index: int) -> Any:
         """The keyframe at this position, decoded alone; no other packet is touched by the decoder."""

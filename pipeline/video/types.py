@@ -115,9 +115,10 @@ class FrameSize:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """Bounds that turn a bad file into one failure."""
+    """Bounds that turn a bad file into one failure, and what counts as one."""
 
     timeout_s: float = 60.0  # wall clock per clip
     memory_mb: int = 2048  # address space that a decode process may add while it reads one clip
     max_pixels: int = 8192 * 4320  # width x height of one frame
     max_duration_s: float = 24 * 3600.0
+    truncated: Literal["fail", "use"] = "fail"  # what to do with a file that is cut or damaged: nothing, or use the frames that decode
