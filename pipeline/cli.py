@@ -158,16 +158,30 @@ def demo(
     show.demo(run_demo(folder, engine=engine, progress=console.progress), as_json=json)
 
 
-@app.command(epilog="Example: reelscribe doctor videos/")
+@app.command(epilog="Example: reelscribe doctor videos/ --write-clean clean.csv")
 def doctor(
     inputs: Annotated[Optional[list[str]], typer.Argument(help="Videos, folders or label files; none checks this machine.")] = None,  # noqa: UP045
+    write_clean: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.csv", help="Write a label file of the videos that can be used."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what this machine has, or what is wrong with videos; status 1 if something is."""
+    from reelscribe.pipeline import doctor as checks
     from reelscribe.pipeline import show
-    from reelscribe.pipeline.doctor import environment, inspect_inputs
 
-    sound = show.videos(inspect_inputs(inputs), as_json=json) if inputs else show.environment(environment(), as_json=json)
+    if not inputs:
+        if write_clean:
+            raise typer.BadParameter("--write-clean needs videos, folders or label files to look at")
+        sound = show.environment(checks.environment(), as_json=json)
+    else:
+        if write_clean:
+            checks.check_clean_path(write_clean, inputs)  # before what may take hours
+        facts = checks.inspect_inputs(inputs)
+        if write_clean:
+            checks.write_clean(write_clean, inputs, facts)
+        sound = show.videos(facts, as_json=json)
     if not sound:
         raise typer.Exit(1)
 

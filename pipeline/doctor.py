@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from reelscribe.pipeline.errors import VideoError
+from reelscribe.pipeline.errors import OutputConflictError, UsageError, VideoError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest
 from reelscribe.pipeline.video.sandbox import DecodePool
@@ -98,6 +100,54 @@ def inspect_videos(uris: Iterable[str], *, workers: int = 0, limits: DecodeLimit
     with DecodePool(workers or os.cpu_count() or 1, limits, read="reelscribe.pipeline.video.inspection:inspect") as pool:
         outcomes = dict(pool.map((i, ClipRequest(uri=uri, sampling=plan, size=size)) for i, uri in enumerate(wanted)))
     return [_facts(uri, outcomes[i]) for i, uri in enumerate(wanted)]
+
+
+def check_clean_path(path: Path, inputs: Sequence[str]) -> None:
+    """Raise UsageError where ``write_clean`` cannot write, OutputConflictError where it would overwrite an input."""
+    if path.suffix.lower() != ".csv":
+        raise UsageError(f"{path}: expected the name of a .csv file to write")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: no folder '{path.parent}' in which files can be made")
+    if path.resolve() in {Path(name).resolve() for name in inputs}:
+        raise OutputConflictError(f"{path} is an input: choose another name for what can be used of it")
+
+
+def write_clean(path: Path, inputs: Sequence[str], facts: Iterable[VideoFacts]) -> int:
+    """Write the entries of ``inputs`` whose videos can be used to a CSV label file; returns how many.
+
+    Entries of a label file keep its columns; where several inputs meet, columns that mean the same get one name. A path stays as it is if
+    it means the same from the new file, and becomes absolute otherwise. Raises as ``check_clean_path`` and ``inspect_inputs``.
+    """
+    check_clean_path(path, inputs)
+    usable = {fact.uri for fact in facts if fact.ok}
+    rows = [row for name in inputs for uri, row in _entries(name, path.parent.resolve(), one_name=len(inputs) > 1) if uri in usable]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)) or ["path"])
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+    return len(rows)
+
+
+def _entries(name: str, folder: Path, *, one_name: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(URI, the columns to write) of each entry of an input, for a label file that lies in ``folder``."""
+    from reelscribe.pipeline.label_files import READERS
+    from reelscribe.pipeline.manifest import COLUMNS, list_videos
+
+    uris = list_videos(name)["uri"].to_pylist()
+    file = Path(name)
+    if not (file.is_file() and file.suffix.lower() in READERS):
+        yield from ((uri, {"path": uri}) for uri in uris)
+        return
+    stays = file.parent.resolve() == folder
+    meaning = {theirs: ours for ours, names in COLUMNS.items() for theirs in names}
+    for uri, record in zip(uris, READERS[file.suffix.lower()](file), strict=True):
+        row = {}
+        for column, value in record.values.items():
+            ours = meaning.get(column.strip().lower(), "")
+            row[COLUMNS[ours][0] if one_name and ours else column] = uri if ours == "uri" and not stays else value
+        yield uri, row
 
 
 def _facts(uri: str, outcome: object) -> VideoFacts:

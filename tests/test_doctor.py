@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reelscribe.pipeline.doctor import environment, inspect_inputs, inspect_videos
-from reelscribe.pipeline.errors import ManifestError
+from reelscribe.pipeline.doctor import environment, inspect_inputs, inspect_videos, write_clean
+from reelscribe.pipeline.errors import ManifestError, OutputConflictError, UsageError
+from reelscribe.pipeline.manifest import read_manifest
 from reelscribe.pipeline.video.writer import write_video
 from videos import CASES
 
@@ -65,10 +66,61 @@ def test_facts_of_known_files(folder: Path) -> None:
     assert [name for name, inspection in seen.items() if inspection.variable_rate] == ["h264-late-start.mkv", "h264-variable-rate.mp4"]
     assert seen["h264-rotated-90.mp4"].info.rotation_degrees == 90
     assert seen["h264-rotated-90.mp4"].remarks == ()
+    assert seen["h264-rotated-90.mp4"].compared_with == "opencv"
+    assert seen["h264-rotated-90.mp4"].largest_difference == 0
+    assert seen["av1.mp4"].largest_difference is None
     assert seen["av1.mp4"].remarks == ("opencv cannot read it (unsupported_codec)",)
     assert "the first frame is shown at 3.20 s" in seen["h264-late-start.mkv"].remarks
     assert seen["gap.mp4"].remarks == ("24 s without a keyframe: jumps are slow",)
     assert seen["mpeg4-avi.avi"].remarks == ("no times in the container: it is decoded from the start",)
+
+
+def test_the_clean_label_file_keeps_the_columns_of_its_input(folder: Path, tmp_path: Path) -> None:
+    manifest = folder / "labels.tsv"
+    manifest.write_text("file\tclass\tmood\ngap.mp4\ta, b\tgood\nnotes.txt\tc\tbad\nav1.mp4\tc\t\ngone.mp4\tc\tbad\n")
+    inputs = [str(manifest)]
+    facts = inspect_inputs(inputs, workers=1)
+    assert [fact.failure for fact in facts] == ["", "not_a_video", "", "not_found"]
+    assert write_clean(folder / "clean.csv", inputs, facts) == 2
+    assert (folder / "clean.csv").read_text() == 'file,class,mood\ngap.mp4,"a, b",good\nav1.mp4,c,\n'
+    assert write_clean(tmp_path / "clean.csv", inputs, facts) == 2
+    for clean in (folder / "clean.csv", tmp_path / "clean.csv"):
+        table = read_manifest(str(clean), require_labels=True)
+        assert table["uri"].to_pylist() == [str(folder / "gap.mp4"), str(folder / "av1.mp4")]
+        assert table["label"].to_pylist() == ["a, b", "c"]
+    both = [str(manifest), str(folder / "h264-rotated-90.mp4"), str(folder / "cut.mp4")]
+    assert write_clean(tmp_path / "both.csv", both, inspect_inputs(both, workers=1)) == 3
+    assert (tmp_path / "both.csv").read_text().splitlines()[0] == "path,label,mood"
+    assert len(read_manifest(str(tmp_path / "both.csv"), require_labels=False)) == 3
+    for name in ("labels.tsv", "clean.csv"):
+        (folder / name).unlink()
+
+
+def test_a_clean_label_file_is_a_new_csv_file(folder: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "a.csv"
+    manifest.write_text(f"path\n{folder / 'notes.txt'}\n")
+    facts = inspect_inputs([str(manifest)], workers=1)
+    with pytest.raises(OutputConflictError, match="is an input"):
+        write_clean(manifest, [str(manifest)], facts)
+    with pytest.raises(UsageError, match="csv"):
+        write_clean(tmp_path / "clean.parquet", [str(manifest)], facts)
+    with pytest.raises(UsageError, match="no folder"):
+        write_clean(tmp_path / "none" / "clean.csv", [str(manifest)], facts)
+    assert write_clean(tmp_path / "none.csv", [str(manifest)], facts) == 0
+    assert (tmp_path / "none.csv").read_text() == "path\n"
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["a.csv", "none.csv"]
+
+
+def test_the_verb_writes_it(folder: Path, tmp_path: Path) -> None:
+    program = "from reelscribe.pipeline.cli import main; main()"
+    command = [sys.executable, "-c", program, "doctor", str(folder / "gap.mp4"), str(folder / "notes.txt")]
+    done = subprocess.run([*command, "--write-clean", str(tmp_path / "clean.csv")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "not_a_video" in done.stdout
+    assert (tmp_path / "clean.csv").read_text().splitlines() == ["path", str(folder / "gap.mp4")]
+    done = subprocess.run([*command[:4], "--write-clean", "clean.csv"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "needs videos" in done.stderr
 
 
 def test_videos_keep_their_order_and_inputs_are_not_repeated(folder: Path) -> None:

@@ -25,13 +25,16 @@ def inspect(request: ClipRequest, limits: DecodeLimits) -> Inspection:  # noqa: 
     size = size_to_scale(height=info.height, width=info.width, to=request.size)
     frames = read_frames(found, times, size=size)
     gap_s = _keyframe_gap_s(found)
+    difference, disagreement = _disagreement(found, frames, size)
     return Inspection(
         info=info,
         claimed_frames=found.claimed_frames,
         variable_rate=_variable_rate(found),
         keyframe_gap_s=gap_s,
         reader=frames.backend,
-        remarks=tuple(_remarks(found, gap_s)) + _disagreement(found, frames, size),
+        compared_with=COMPARED_WITH,
+        largest_difference=difference,
+        remarks=(*_remarks(found, gap_s), *disagreement),
     )
 
 
@@ -64,13 +67,14 @@ def _remarks(found: Scan, gap_s: float) -> list[str]:
     return remarks
 
 
-def _disagreement(found: Scan, frames: Frames, size: tuple[int, int]) -> tuple[str, ...]:
-    """What the other reader makes of the same frames, where it differs."""
+def _disagreement(found: Scan, frames: Frames, size: tuple[int, int]) -> tuple[float | None, tuple[str, ...]]:
+    """How much the other reader differs where it differs most (mean over a frame, of 255), and what to say of it."""
     try:
         distinct = tuple(sorted(set(frames.index)))
         others = load_reader(COMPARED_WITH).read(found, distinct, size)
     except VideoError as error:
-        return (f"{COMPARED_WITH} cannot read it ({error.failure})",)
+        return None, (f"{COMPARED_WITH} cannot read it ({error.failure})",)
     ours = frames.pixels[[frames.index.index(i) for i in distinct]]
-    difference = float(np.abs(ours.astype(np.int16) - others).mean())
-    return (f"{COMPARED_WITH} gives other colours (mean difference {difference:.1f} of 255)",) if difference > _SAME_LEVELS else ()
+    difference = float(np.abs(ours.astype(np.int16) - others).mean(axis=(1, 2, 3)).max())
+    words = f"{COMPARED_WITH} gives other pictures (mean difference up to {difference:.1f} of 255)"
+    return difference, (words,) if difference > _SAME_LEVELS else ()

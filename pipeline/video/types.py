@@ -45,6 +45,8 @@ class Inspection:
     variable_rate: bool
     keyframe_gap_s: float  # the longest stretch between two keyframes; the whole video where they are unknown
     reader: str  # that served
+    compared_with: str  # the reader that decoded the same frames
+    largest_difference: float | None  # between the readers: mean over a frame, of 255, where it is largest; None: the other cannot read it
     remarks: tuple[str, ...]  # what is odd
 
 
