@@ -166,6 +166,12 @@ class Config(_Section):
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    def to_yaml(self) -> str:
+        """The whole config, as ``load_config`` reads it again."""
+        from omegaconf import OmegaConf
+
+        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+
     @field_validator("sampling", mode="before")
     @classmethod
     def _uniform_unless_said(cls, value: Any) -> Any:

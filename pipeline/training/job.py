@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
 from reelscribe.pipeline.config import Config
@@ -70,7 +69,7 @@ def run_training(config: Config, *, progress: OpenProgress) -> TrainingResult:
     _check_writable(output)
     with RunTracker(uri=uri, experiment=config.tracking.experiment, run_name=config.name, seed=config.seed) as run:
         run.log_params(config.model_dump(mode="json"))
-        run.log_text(OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))), CONFIG_FILE)
+        run.log_text(config.to_yaml(), CONFIG_FILE)
         run.log_dataset(name=config.name, source=config.data.manifest, digest=data_digest, context="training", num_rows=table.num_rows)
         folder = output / config.name / run.run_id
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from reelscribe.pipeline.bundle import load_bundle
-from reelscribe.pipeline.config import Config
+from reelscribe.pipeline.config import Config, load_config
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, UsageError
 from reelscribe.pipeline.tracking.registry import fetch_model
@@ -32,6 +32,7 @@ def test_the_run_holds_all_that_repeats_it(trained: TrainingResult, tiny_config:
     assert {f.path for f in client.list_artifacts(trained.run_id, "pictures")} == {"pictures/curves.png", "pictures/confusion_matrix.png"}
     assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
     assert "mlflow.source.git.commit" in run.data.tags
+    assert load_config(client.download_artifacts(trained.run_id, "config.yaml")) == tiny_config
 
 
 def test_the_model_is_registered_whole_under_its_alias(trained: TrainingResult) -> None:
