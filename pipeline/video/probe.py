@@ -123,27 +123,28 @@ def _read_packets(container: Any, stream: Any, packets: _Packets, source: Source
 
     Leaves ``source`` at ``headers_only``: what follows the first frame is not looked into.
     """
-    first, unseen, may_hide = None, False, stream.codec_context.name in {"vp8", "libvpx"}
+    first, to_look, unseen, may_hide = None, True, False, stream.codec_context.name in {"vp8", "libvpx"}
     for number, packet in enumerate(demux(container, stream)):
         if packet.is_corrupt:
             packets.damaged = True
-        if number < _FIRST_FRAME_PACKETS and packet.has_sidedata("encryption_info"):
-            raise EncryptedVideoError(f"{container.name.removeprefix('file:')}: its packets are encrypted (CENC)")
-        if first is None and number < _FIRST_FRAME_PACKETS:
-            first = _try_decode(packet)
-        else:
-            unseen = unseen or (not may_hide and source.headers_only(True))
+        if number < _FIRST_FRAME_PACKETS:
+            if packet.has_sidedata("encryption_info"):
+                raise EncryptedVideoError(f"{source.name}: its packets are encrypted (CENC)")
+            first = first or _try_decode(packet)
+        if to_look and (first is not None or number >= _FIRST_FRAME_PACKETS):
+            to_look, unseen = False, not may_hide and source.headers_only(True)
         if packet.is_discard or (may_hide and _is_hidden(packet)):
             continue
-        if packet.pts is None:
+        pts = packet.pts
+        if pts is None:
             packets.timed = False
             continue
-        packets.pts.append(packet.pts)
-        packets.ends.append(packet.pts + (packet.duration or 0))
+        packets.pts.append(pts)
+        packets.ends.append(pts + (packet.duration or 0))
         if unseen:
-            packets.unseen[packet.pos] = packet.pts
+            packets.unseen[packet.pos] = pts
         elif packet.is_keyframe:
-            packets.keys.append(packet.pts)
+            packets.keys.append(pts)
     if unseen:
         packets.keys += [packets.unseen[e.pos] for e in stream.index_entries if e.is_keyframe and e.pos in packets.unseen]
     if len(set(packets.pts)) != len(packets.pts):
