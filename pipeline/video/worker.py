@@ -51,11 +51,21 @@ def _serve(connection: socket.socket, read: ReadClip, limits: DecodeLimits) -> N
     while True:
         _, length, _ = HEADER.unpack(receive_exactly(connection, HEADER.size))
         request: ClipRequest = pickle.loads(receive_exactly(connection, length))  # noqa: S301 - from our parent, over a socket pair
+        start_bytes += _load_what_is_asked_for(request)
         outcome = _read_within(request, read, limits)
         grown = _has_grown(beyond=start_bytes + limits.memory_mb * _MIB // 4)
         _answer(connection, outcome, Kind.LAST_RESULT if grown else Kind.RESULT)
         if grown:
             return
+
+
+def _load_what_is_asked_for(request: ClipRequest) -> int:
+    """Load a library before the limit of memory is set; returns the bytes that it takes. torchcodec maps gigabytes of torch."""
+    before = _memory_bytes(_RESIDENT)
+    if request.backend != "auto":
+        with suppress(VideoError):  # said when the video is read
+            load_reader(request.backend)
+    return _memory_bytes(_RESIDENT) - before
 
 
 def _read_within(request: ClipRequest, read: ReadClip, limits: DecodeLimits) -> Clip | VideoError:
