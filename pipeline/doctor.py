@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -172,8 +173,10 @@ def _reader(name: str, package: str, module: str, without: str) -> Check:
     program = f"import {module}; print(getattr({module}, 'ffmpeg_version_info', ''))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
-        return Check(name=name, ok=bool(without), detail=f"{version} is installed and does not load: {reason}")
+        lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
+        reason = next((line.strip() for line in reversed(lines) if re.match(r"\s*\w+Error: ", line)), lines[-1])
+        hint = f" ({without})" if without else ""
+        return Check(name=name, ok=bool(without), detail=f"{version} is installed and does not load: {reason}{hint}")
     ffmpeg = done.stdout.strip()
     return Check(name=name, ok=True, detail=version + (f", FFmpeg {ffmpeg}" if ffmpeg else ""))
 

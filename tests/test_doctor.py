@@ -34,6 +34,23 @@ def test_a_reader_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pytes
     assert checks["pyav"].ok
 
 
+def test_torchcodec_without_its_libraries_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error ends in a table of attempts, one for each FFmpeg."""
+    (tmp_path / "torchcodec").mkdir()
+    attempts = (
+        "FFmpeg version 4: Traceback:\nOSError: libavutil.so.56: cannot open shared object file\n[end of libtorchcodec loading traceback]."
+    )
+    (tmp_path / "torchcodec" / "__init__.py").write_text(f"raise RuntimeError({attempts!r})")
+    (tmp_path / "torchcodec-0.17.0.dist-info").mkdir()
+    (tmp_path / "torchcodec-0.17.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torchcodec\nVersion: 0.17.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    check = {check.name: check for check in environment()}["torchcodec"]
+    assert check.ok
+    assert "0.17.0 is installed and does not load: OSError: libavutil.so.56: cannot open" in check.detail
+    assert "FFmpeg's shared libraries" in check.detail
+
+
 def test_an_address_in_the_environment_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
