@@ -22,7 +22,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real videos and labels beside the checkout; absent on a user's machine."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = (Path(__file__).resolve().parents[2] / "shared" / "data").resolve()  # itself perhaps a link
     if not folder.is_dir():
         message = "the real data (../shared/data) is not beside this checkout"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)

@@ -48,7 +48,11 @@ LABELS = _schema(
         _field("frame_index", pa.list_(pa.int64()), "frames that the model saw, as positions in presentation order from 0; views in a row"),
         _field("frame_time_s", pa.list_(pa.float64()), "presentation time of each of these frames, seconds"),
         _field("reader", pa.string(), "decoding library that gave the frames"),
-        _field("content_digest", pa.string(), "SHA-256 of the file's bytes when it was read, hex"),
+        _field(
+            "content_digest",
+            pa.string(),
+            "SHA-256 of the bytes that were read, hex; remote:... of what a store says of them; damaged:... where only parts decode",
+        ),
         _field("duration_s", pa.float64(), "length of the whole video, seconds"),
         _field("model_name", pa.string(), "registered name of the model; for a folder, the name in its model.json"),
         _field("model_version", pa.string(), "registered version; null for a folder or a run", nullable=True),
