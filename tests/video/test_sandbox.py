@@ -207,7 +207,8 @@ def run_program(text: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 PROGRAM = """
-    import os, sys
+    import os, signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
     from pathlib import Path
     from reelscribe.pipeline.sampling import UniformSampling
     from reelscribe.pipeline.video.clip import ClipRequest
