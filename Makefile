@@ -52,7 +52,7 @@ check: setup
 
 lock: | $(UV)
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade) \
-		--python-version 3.11 --group dev --output-file requirements.lock pyproject.toml
+		--python-version 3.11 --group dev --all-extras --output-file requirements.lock pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade) \
 		--python-version 3.11 --constraint requirements.lock --output-file docker/tracking.lock docker/tracking.in
 
