@@ -7,9 +7,9 @@ Columns are found by name, in any order and case; see ``COLUMNS`` for the names 
 a fold is not a split until somebody chooses it), but one that looks like a mistyped name of ours is an error, since a column ``spilt`` that
 is passed over would leak the test set into training.
 
-Paths. A relative path is taken from the manifest's folder, with ``..`` if need be; an absolute path and a ``file://``, ``http(s)://``,
-``s3://`` or ``gs://`` URI are kept. A local path always leaves here as an absolute one and any other scheme is refused, so that no text in
-a manifest can reach a decoder as one of FFmpeg's protocols (``concat:``, ``subfile:``, ``data:`` ...). Whether the video exists is not
+Paths. A relative path is taken from the manifest's folder, with ``..`` if need be; an absolute path and a ``file://``, ``http(s)://`` or
+``s3://`` URI are kept. A local path always leaves here as an absolute one and any other scheme is refused, so that no text in a manifest
+can reach a decoder as one of FFmpeg's protocols (``concat:``, ``subfile:``, ``data:`` ...). Whether the video exists is not
 asked here: a missing one is a row in failures, not the end of a job.
 
 Values. Labels, groups and splits lose blanks at both ends, and labels are brought to Unicode NFC, so that what looks the same is the same
@@ -36,6 +36,7 @@ import pyarrow as pa
 
 from reelscribe.pipeline.errors import ManifestError, nearest
 from reelscribe.pipeline.label_files import READERS, Record
+from reelscribe.pipeline.video.source import REMOTE_SCHEMES
 
 MANIFEST_SCHEMA = pa.schema(
     (
@@ -58,7 +59,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "group": ("group", "group_id", "source"),
     "split": ("split", "subset", "partition"),
 }
-SCHEMES = ("file", "http", "https", "s3", "gs")
+SCHEMES = ("file", *REMOTE_SCHEMES)
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _MOST_PROBLEMS = 10  # shown at once; more would scroll the first one away
 
@@ -93,7 +94,11 @@ def list_videos(path: str) -> pa.Table:
     """
     file = Path(path)
     if _scheme(path):
-        return _listed([{"video_id": path, "uri": path}], path)
+        try:
+            _refuse_unknown_scheme(path)
+        except ValueError as error:
+            raise ManifestError(str(error)) from None
+        return _listed([{"video_id": path, "uri": path}])
     with _faults_named(path):
         if file.is_file() and file.suffix.lower() in READERS:
             return read_manifest(path, require_labels=False)
@@ -108,7 +113,7 @@ def list_videos(path: str) -> pa.Table:
         if not found:
             raise ManifestError(f"{path}: no files {'here' if file.is_dir() else 'match'}")
         root = base.resolve()
-        return _listed([_listed_file(root, Path(os.path.relpath(f, base))) for f in found], path)
+        return _listed([_listed_file(root, Path(os.path.relpath(f, base))) for f in found])
 
 
 @contextmanager
@@ -271,12 +276,18 @@ def _scheme(uri: str) -> str:
     return match[1].lower() if match else ""
 
 
+def _refuse_unknown_scheme(uri: str) -> None:
+    """Raise ValueError for a URI that no store here reads."""
+    scheme = _scheme(uri)
+    if scheme not in SCHEMES:
+        allowed = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"'{uri}': {scheme}:// is not read here; expected a path, or {allowed}")
+
+
 def _absolute(given: str, folder: Path) -> str:
     """An absolute path, or a URI of a known scheme as it is."""
-    scheme = _scheme(given)
-    if scheme:
-        if scheme not in SCHEMES:
-            raise ValueError(f"'{given}': scheme '{scheme}' is not read here{nearest(scheme, SCHEMES)} (known: {', '.join(SCHEMES)})")
+    if _scheme(given):
+        _refuse_unknown_scheme(given)
         return given
     path = folder / given
     return str(_real_folder(path.parent) / path.name if ".." in path.parts else path)
@@ -348,11 +359,7 @@ def _listed_file(root: Path, relative: Path) -> dict[str, Any]:
         return {"video_id": path.as_uri().removeprefix(root.as_uri() + "/"), "uri": path.as_uri()}
 
 
-def _listed(rows: list[dict[str, Any]], path: str) -> pa.Table:
-    for row in rows:
-        scheme = _scheme(row["uri"])
-        if scheme and scheme not in SCHEMES:
-            raise ManifestError(f"{path}: scheme '{scheme}' is not read here{nearest(scheme, SCHEMES)} (known: {', '.join(SCHEMES)})")
+def _listed(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
@@ -371,4 +378,4 @@ def _class_folders(folder: Path) -> pa.Table:
     if not rows:
         example = f"{folder}/train/left/a.mp4" if by_split else f"{folder}/left/a.mp4"
         raise ManifestError(f"{folder}: no files in class folders; expected e.g. {example}, or give a label file")
-    return _listed(rows, str(folder))
+    return _listed(rows)
