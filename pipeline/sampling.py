@@ -7,6 +7,7 @@ for each time t, the frame on screen at t (pts <= t < next pts).
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
@@ -84,7 +85,7 @@ def plan_times(
             inside = [t for t in keyframes_s if start_s <= t < end_s]
             if not inside:
                 raise VideoTooShortError(f"no keyframe lies between {start_s:g} s and {end_s:g} s; sample 'uniform' instead")
-            views = [[min(inside, key=lambda k: abs(k - t)) for t in _parts(count, start_s, length, draw)]]
+            views = [[_nearest(inside, t) for t in _parts(count, start_s, length, draw)]]
         case RateSampling(frames_per_second=rate, max_frames=limit):
             phase = (draw() if draw else 0.0) * min(1 / rate, length)
             count = min(limit, max(1, int((length - phase) * rate + 1e-9)))
@@ -104,3 +105,9 @@ def plan_times(
 def _parts(count: int, start_s: float, length: float, draw: Callable[[], float] | None) -> list[float]:
     """One time in each of ``count`` equal parts: the middle, or where ``draw`` says."""
     return [start_s + (i + (draw() if draw else 0.5)) * length / count for i in range(count)]
+
+
+def _nearest(times: list[float], to: float) -> float:
+    """The one of increasing times that is nearest; of two as near, the earlier."""
+    place = bisect_left(times, to)
+    return min(times[max(0, place - 1) : place + 1], key=lambda t: abs(t - to))

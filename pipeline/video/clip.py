@@ -24,6 +24,7 @@ class ClipRequest:
     end_s: float | None = None  # seconds from the first frame; None is the end
     jitter_seed: int | None = None
     backend: Backend = "auto"
+    digest: bool = True  # name the content, too: all bytes of a local file are read for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Clip:
 
     views: tuple[Frames, ...]  # one per view of the sampling plan
     info: VideoInfo
-    digest: str  # see source.content_digest; behind ``damaged:`` where the clip was made of what decodes of a damaged file
+    digest: str  # see source.content_digest; behind ``damaged:`` where the clip was made of what decodes of a damaged file; or not asked: ""
 
 
 def read_clip(request: ClipRequest, limits: DecodeLimits | None = None) -> Clip:
@@ -43,16 +44,17 @@ def read_clip(request: ClipRequest, limits: DecodeLimits | None = None) -> Clip:
     """
     limits = limits or DecodeLimits()
     # Native decoders are loaded by who decodes, and not by who only makes requests.
-    from reelscribe.pipeline.video.probe import scan
+    from reelscribe.pipeline.video.probe import scanned
     from reelscribe.pipeline.video.salvage import salvage
 
     try:
-        return _read(request, limits, scan(request.uri))
+        with scanned(request.uri) as found:
+            return _read(request, limits, found)
     except TruncatedVideoError:
         if limits.truncated == "fail":
             raise
     clip = _read(request, limits, salvage(request.uri))
-    return replace(clip, digest=f"damaged:{clip.digest}")
+    return replace(clip, digest=f"damaged:{clip.digest}" if request.digest else "")
 
 
 def _read(request: ClipRequest, limits: DecodeLimits, found: Scan) -> Clip:
@@ -66,7 +68,8 @@ def _read(request: ClipRequest, limits: DecodeLimits, found: Scan) -> Clip:
     scaled = size_to_scale(height=found.info.height, width=found.info.width, to=request.size)
     flat = read_frames(found, [t for view in views for t in view], size=scaled, backend=request.backend)
     fitted = replace(flat, pixels=crop_middle(flat.pixels, request.size))
-    return Clip(views=_split(fitted, [len(view) for view in views]), info=found.info, digest=found.source.digest())
+    digest = found.source.digest() if request.digest else ""
+    return Clip(views=_split(fitted, [len(view) for view in views]), info=found.info, digest=digest)
 
 
 def _check_size(found: Scan, limits: DecodeLimits) -> None:
@@ -93,7 +96,7 @@ def _keyframes_s(found: Scan) -> tuple[float, ...]:
         raise UnsupportedCodecError(
             f"{found.name}: {found.info.container} does not tell which frames are keyframes; sample 'uniform' instead"
         )
-    return tuple(found.timeline.seconds(int(k)) for k in found.timeline.keyframes)
+    return found.timeline.keyframes_s()
 
 
 def _split(flat: Frames, lengths: list[int]) -> tuple[Frames, ...]:

@@ -12,7 +12,6 @@ from typing import BinaryIO
 from reelscribe.pipeline.video.types import Source
 
 _BOXES_OF_A_VIDEO = {b"moov", b"mdat", b"moof"}
-_BOX_HEAD = 16  # bytes, where the length takes eight of them
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
 
@@ -37,33 +36,28 @@ def starts_like_boxes(head: bytes) -> bool:
     return head[4:8].isalpha() and head[4:8].isascii()
 
 
-def pictures(file: BinaryIO, size: int) -> list[tuple[int, int]]:
-    """From where to where the boxes reach that hold nothing but coded pictures and sound ('mdat')."""
-    return [(start + _BOX_HEAD, end) for kind, start, end in _boxes(file, size) if kind == b"mdat"]
-
-
 def _boxes_end(file: BinaryIO, size: int) -> int:
     """Where the last top-level box ends, if it is one that a video needs."""
     kind, end = b"", 0
-    for kind, _, end in _boxes(file, size):  # noqa: B007
+    for kind, _, end in boxes(file, size):  # noqa: B007
         pass
     return end if end <= size or kind in _BOXES_OF_A_VIDEO else 0
 
 
-def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of each top-level box (ISO/IEC 14496-12, 4.2), up to what is no box; the last may end beyond the file."""
+def boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start of the content, end) of each box (ISO/IEC 14496-12, 4.2), up to what is no box; the last may end beyond the file."""
     start = 0
     while start + 8 <= size:
         file.seek(start)
-        head = file.read(_BOX_HEAD)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        if length == 1 and len(head) == _BOX_HEAD:
-            length = int.from_bytes(head[8:], "big")
+        head = file.read(16)
+        length, kind, content = int.from_bytes(head[:4], "big"), head[4:8], start + 8
+        if length == 1 and len(head) == 16:
+            length, content = int.from_bytes(head[8:], "big"), start + 16
         elif length == 0:
             length = size - start  # to the end of the file
         if length < 8 or not kind.isascii():
             return
-        yield kind, start, start + length
+        yield kind, content, start + length
         start += length
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,45 @@ logging.getLogger("libav").propagate = False  # and nothing reaches the console
 logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
-@contextmanager
-def open_video(source: Source) -> Iterator[tuple[Any, Any, list[Any]]]:
-    """The container, its first stream of moving pictures, decoding on one thread, and the list to which FFmpeg's errors are added.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenVideo:
+    """A container that is open, its first stream of moving pictures, decoding on one thread, and what FFmpeg says of them."""
 
-    Whatever PyAV raises inside the block leaves it as a VideoError that names the file and the decoder's own words.
-    """
+    source: Source
+    container: Any
+    stream: Any
+    chatter: list[Any]  # FFmpeg's errors are added here
+    file: _Guarded | None  # that PyAV reads from, where it does not open a path
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Whatever PyAV raises inside the block leaves it as a VideoError that names the file and the decoder's own words."""
+        with _classified(self.source, self.chatter, self.file):
+            yield
+
+
+@contextmanager
+def open_video(source: Source) -> Iterator[OpenVideo]:
+    """Open a source, and close it with the block, which is ``guarded``."""
     name = source.file_name()
     file = _Guarded(source) if name is None else None
-    with av.logging.Capture() as chatter:
-        try:
-            with av.open(file or f"file:{name}", metadata_errors="replace", options=_OPTIONS) as container:
-                yield container, _picture_stream(container, source.name), chatter
-        except VideoError as error:
-            raise (file and file.failure) or error from None
-        except (av.error.FFmpegError, MemoryError, UnicodeError) as error:
-            raise (file and file.failure) or classify(error, source=source, words=decoder_words(chatter)) from error
+    with (
+        av.logging.Capture() as chatter,
+        _classified(source, chatter, file),
+        av.open(file or f"file:{name}", metadata_errors="replace", options=_OPTIONS) as container,
+    ):
+        stream = _picture_stream(container, source.name)
+        yield OpenVideo(source=source, container=container, stream=stream, chatter=chatter, file=file)
+
+
+@contextmanager
+def _classified(source: Source, chatter: list[Any], file: _Guarded | None) -> Iterator[None]:
+    try:
+        yield
+    except VideoError as error:
+        raise (file and file.failure) or error from None
+    except (av.error.FFmpegError, MemoryError, UnicodeError) as error:
+        raise (file and file.failure) or classify(error, source=source, words=decoder_words(chatter)) from error
     if file and file.failure:  # it looked like the end of the file
         raise file.failure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -30,17 +31,19 @@ class LocalSource:
         """See ``types.Source``."""
         return self.name
 
-    def headers_only(self, wanted: bool) -> bool:  # noqa: ARG002 - everything is at hand
-        """See ``types.Source``."""
-        return False
-
     def digest(self) -> str:
         """See ``types.Source``."""
         return digest(self.name)
 
 
 def digest(path: str) -> str:
-    """sha256 of a local file's bytes, hexadecimal."""
+    """sha256 of a local file's bytes, hexadecimal; remembered until the file changes."""
+    facts = Path(path).stat()
+    return _digest(path, (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: str, identity: tuple[int, ...]) -> str:  # noqa: ARG001 - what it is remembered by
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,17 +1,18 @@
-"""What a file really holds: one pass over its packets, and the decoding of its first frame.
+"""What a file really holds: the times of its frames, and the decoding of the first one.
 
 Containers claim counts, rates and durations; this module counts. The timeline that it makes is the one that all readers share, so that
-frame 57 is the same frame for each of them. Packets carry presentation times in most containers. Where they do not (AVI, raw streams),
-or not truly (two packets with one time), the frames are counted by decoding the file once.
+frame 57 is the same frame for each of them. MP4 and MOV tell each frame's time in their header (``sample_table``); elsewhere one pass over
+the packets finds it. Where packets do not carry times (AVI, raw streams), or not truly (two packets with one time), the frames are
+counted by decoding the file once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import av
@@ -23,7 +24,8 @@ from reelscribe.pipeline.errors import (
     TruncatedVideoError,
 )
 from reelscribe.pipeline.video.completeness import missing_bytes
-from reelscribe.pipeline.video.container import open_video, picture_streams
+from reelscribe.pipeline.video.container import OpenVideo, open_video, picture_streams
+from reelscribe.pipeline.video.sample_table import timeline_of_tables
 from reelscribe.pipeline.video.source import open_source
 from reelscribe.pipeline.video.timeline import Timeline
 from reelscribe.pipeline.video.types import Source, VideoInfo
@@ -45,11 +47,22 @@ class Scan:
     claimed_frames: int  # by the container; 0 where it claims none
     claimed_end_s: float | None  # by the container
     salvaged: bool = False  # the timeline has only what decodes of a damaged file
+    video: OpenVideo | None = None  # the container, where it is still open
 
     @property
     def name(self) -> str:
         """The video in messages."""
         return self.source.name
+
+    @contextmanager
+    def opened(self) -> Iterator[OpenVideo]:
+        """The container: the one that is still open, at an unknown place, or else one opened anew."""
+        if self.video is None:
+            with open_video(self.source) as video:
+                yield video
+        else:
+            with self.video.guarded():
+                yield self.video
 
 
 @dataclass(kw_only=True)
@@ -59,7 +72,6 @@ class _Packets:
     pts: list[int]
     ends: list[int]
     keys: list[int]  # pts of key packets
-    unseen: dict[int, int]  # pts of packets, by their place in the file, whose content was not there to tell whether it is a key
     timed: bool = True  # every packet has its own presentation time
     damaged: bool = False  # the container marked a packet as cut or damaged
 
@@ -75,81 +87,105 @@ def probe(uri: str) -> VideoInfo:
 
 def scan(uri: str, *, whole: bool = True) -> Scan:
     """``probe`` with the timeline. Raises what ``probe`` raises; without ``whole`` a file may end early."""
+    with scanned(uri, whole=whole) as found:
+        return replace(found, video=None)
+
+
+@contextmanager
+def scanned(uri: str, *, whole: bool = True) -> Iterator[Scan]:
+    """``scan``, with the container left open for a reader that goes on with it, where its packets were not gone through."""
     source = open_source(uri)
     _refuse_encrypted(source)
     if whole and (missing := missing_bytes(source)):
         raise TruncatedVideoError(f"{source.name}: the file is cut: {missing} bytes are missing at its end")
-    with open_video(source) as (container, stream, _):
-        packets = _Packets(pts=[], ends=[], keys=[], unseen={})
-        try:
-            first = _read_packets(container, stream, packets, source)
-        finally:
-            source.headers_only(False)
-        name = container.format.name
-        if not packets.pts and packets.timed:
-            raise _no_packets(source, stream)
-        by_count = not packets.timed or name in _UNTIMED_FORMATS
-        timeline = _count_frames(source, stream) if by_count else _timeline_of_packets(packets, stream)
-        claimed_end_s = _claimed_end_s(container, stream)
-        if whole:
-            _refuse_cut(source, stream, timeline, packets)
-        rotation = (-first.rotation) % 360 if first is not None else 0
-        width, height = (first.width, first.height) if first is not None else (stream.width, stream.height)
-        if rotation in {90, 270}:
-            width, height = height, width
-        info = VideoInfo(
-            container=name,
-            codec=_codec_name(stream),
-            width=width,
-            height=height,
-            rotation_degrees=rotation,
-            begin_s=timeline.begin_s,
-            end_s=timeline.end_s,
-            frame_rate=len(timeline) / (timeline.end_s - timeline.begin_s),
-            num_frames=len(timeline),
-        )
-        return Scan(
+    with open_video(source) as video:
+        stream = video.stream
+        packets = _unencrypted(demux(video.container, stream), source)
+        head, frame = _first_frame(packets, stream)
+        told = timeline_of_tables(source, stream, head[0]) if whole and head and not any(p.is_corrupt for p in head) else None
+        timeline = told or _timeline_of_all(chain(head, packets), video, whole=whole)
+        yield Scan(
             source=source,
-            info=info,
+            info=_info(video, frame, timeline),
             timeline=timeline,
-            num_video_streams=len(picture_streams(container)),
+            num_video_streams=len(picture_streams(video.container)),
             claimed_frames=stream.frames,
-            claimed_end_s=claimed_end_s,
+            claimed_end_s=_claimed_end_s(video.container, stream),
+            video=video if told else None,
         )
 
 
-def _read_packets(container: Any, stream: Any, packets: _Packets, source: Source) -> Any | None:
-    """Gather all packets' times; return the first decoded frame, or None where the first packets give none.
+def _unencrypted(packets: Iterator[Any], source: Source) -> Iterator[Any]:
+    """Raises EncryptedVideoError."""
+    for packet in islice(packets, _FIRST_FRAME_PACKETS):
+        if packet.has_sidedata("encryption_info"):
+            raise EncryptedVideoError(f"{source.name}: its packets are encrypted (CENC)")
+        yield packet
+    yield from packets
 
-    Leaves ``source`` at ``headers_only``: what follows the first frame is not looked into.
-    """
-    first, to_look, unseen, may_hide = None, True, False, stream.codec_context.name in {"vp8", "libvpx"}
-    for number, packet in enumerate(demux(container, stream)):
+
+def _first_frame(packets: Iterator[Any], stream: Any) -> tuple[list[Any], Any | None]:
+    """The packets up to the first that gives a frame, and this frame; None where the first packets give none."""
+    head, context = [], stream.codec_context
+    for packet in islice(packets, _FIRST_FRAME_PACKETS):
+        head.append(packet)
+        frame = _try_decode(packet) or _try_decode(context)  # alone: so nothing that is shown before it is waited for
+        context.flush_buffers()
+        if frame is not None:
+            return head, frame
+    together = map(_try_decode, [*head, context])
+    return head, next((frame for frame in together if frame is not None), None)
+
+
+def _info(video: OpenVideo, frame: Any | None, timeline: Timeline) -> VideoInfo:
+    rotation = (-frame.rotation) % 360 if frame is not None else 0
+    width, height = (frame.width, frame.height) if frame is not None else (video.stream.width, video.stream.height)
+    if rotation in {90, 270}:
+        width, height = height, width
+    return VideoInfo(
+        container=video.container.format.name,
+        codec=_codec_name(video.stream),
+        width=width,
+        height=height,
+        rotation_degrees=rotation,
+        begin_s=timeline.begin_s,
+        end_s=timeline.end_s,
+        frame_rate=len(timeline) / (timeline.end_s - timeline.begin_s),
+        num_frames=len(timeline),
+    )
+
+
+def _timeline_of_all(packets: Iterator[Any], video: OpenVideo, *, whole: bool) -> Timeline:
+    """By a pass over all packets, and by decoding them where they do not tell. Raises TruncatedVideoError or NoVideoStreamError."""
+    source, stream = video.source, video.stream
+    found = _gather(packets, may_hide=stream.codec_context.name in {"vp8", "libvpx"})
+    if not found.pts and found.timed:
+        raise _no_packets(source, stream)
+    by_count = not found.timed or video.container.format.name in _UNTIMED_FORMATS
+    timeline = _count_frames(source, stream) if by_count else _timeline_of_packets(found, stream)
+    if whole:
+        _refuse_cut(source, stream, timeline, found)
+    return timeline
+
+
+def _gather(packets: Iterator[Any], *, may_hide: bool) -> _Packets:
+    found = _Packets(pts=[], ends=[], keys=[])
+    for packet in packets:
         if packet.is_corrupt:
-            packets.damaged = True
-        if number < _FIRST_FRAME_PACKETS:
-            if packet.has_sidedata("encryption_info"):
-                raise EncryptedVideoError(f"{source.name}: its packets are encrypted (CENC)")
-            first = first or _try_decode(packet)
-        if to_look and (first is not None or number >= _FIRST_FRAME_PACKETS):
-            to_look, unseen = False, not may_hide and source.headers_only(True)
+            found.damaged = True
         if packet.is_discard or (may_hide and _is_hidden(packet)):
             continue
         pts = packet.pts
         if pts is None:
-            packets.timed = False
+            found.timed = False
             continue
-        packets.pts.append(pts)
-        packets.ends.append(pts + (packet.duration or 0))
-        if unseen:
-            packets.unseen[packet.pos] = pts
-        elif packet.is_keyframe:
-            packets.keys.append(pts)
-    if unseen:
-        packets.keys += [packets.unseen[e.pos] for e in stream.index_entries if e.is_keyframe and e.pos in packets.unseen]
-    if len(set(packets.pts)) != len(packets.pts):
-        packets.timed = False
-    return first or _try_decode(stream.codec_context)
+        found.pts.append(pts)
+        found.ends.append(pts + (packet.duration or 0))
+        if packet.is_keyframe:
+            found.keys.append(pts)
+    if len(set(found.pts)) != len(found.pts):
+        found.timed = False
+    return found
 
 
 def demux(container: Any, stream: Any) -> Iterator[Any]:
@@ -199,8 +235,9 @@ def _usual_step(pts: np.ndarray[Any, np.dtype[np.int64]], stream: Any) -> int:
 def _count_frames(source: Source, stream: Any) -> Timeline:
     """Decode everything once. Frames keep their own times where these increase; else they follow each other at the stream's rate."""
     times: list[int | None] = []
-    with open_video(source) as (container, again, _):
-        for packet in demux(container, again):
+    with open_video(source) as video:
+        again = video.stream
+        for packet in demux(video.container, again):
             try:
                 times.extend(frame.pts for frame in packet.decode())
             except av.error.InvalidDataError:

@@ -1,8 +1,8 @@
 """A video in a store, read by ranges: only what decoding touches is fetched.
 
-ISO media files (MP4, MOV) say in their headers where each picture lies. The pass over all packets (``probe``) then needs the headers
-alone; while it runs, zeros stand for pictures that were not fetched. Other containers tell the time of each frame beside the frame, so that
-all of the file must be seen once: these, and what is small, are fetched whole into a file without a name.
+ISO media files (MP4, MOV) say in their headers where each picture lies and when it is shown (``sample_table``). Other containers tell the
+time of each frame beside the frame, so that all of the file must be seen once: these, and what is small, are fetched whole into a file
+without a name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from reelscribe.pipeline.errors import NetworkError, NotAVideoError, VideoTooLargeError
-from reelscribe.pipeline.video.completeness import pictures, starts_like_boxes
+from reelscribe.pipeline.video.completeness import starts_like_boxes
 from reelscribe.pipeline.video.local import digest
 
 BLOCK_BYTES = 64 * 1024
@@ -50,11 +50,9 @@ class RemoteSource:
 
     def __init__(self, uri: str, store: Store) -> None:
         self.name = uri
-        self._headers_only = False
         self._store = store
         self._path: str | None = None
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self._pictures: list[tuple[int, int]] | None = None
         self._ahead, self._after = 1, -1  # blocks to fetch at once; the block behind the last one fetched
         if store.size == 0:
             raise NotAVideoError(f"{uri}: the file is empty")
@@ -78,11 +76,6 @@ class RemoteSource:
             self._path = self._fetch_whole()
         return self._path
 
-    def headers_only(self, wanted: bool) -> bool:
-        """See ``types.Source``."""
-        self._headers_only = wanted and self._path is None
-        return self._headers_only
-
     def digest(self) -> str:
         """See ``source.content_digest``."""
         if not self._store.validators:
@@ -91,36 +84,22 @@ class RemoteSource:
         return f"remote:{hashlib.sha256(identity.encode()).hexdigest()}"
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The bytes from ``offset`` on, fewer at the end of the file; zeros for pictures under ``headers_only``. Raises NetworkError."""
+        """The bytes from ``offset`` on, fewer at the end of the file. Raises NetworkError."""
         end = min(offset + length, self.size)
         if offset >= end:
             return b""
         last = (end - 1) // BLOCK_BYTES
         parts, number = [], offset // BLOCK_BYTES
         while number <= last:
-            run = [self._known(number)] if self._is_known(number) else self._fetch(number, last)
+            run = [self._known(number)] if number in self._blocks else self._fetch(number, last)
             parts += run
             number += len(run)
         start = offset % BLOCK_BYTES
         return b"".join(parts)[start : start + end - offset]
 
-    def _is_known(self, number: int) -> bool:
-        return number in self._blocks or (self._headers_only and self._is_picture(number))
-
     def _known(self, number: int) -> bytes:
-        if number in self._blocks:
-            self._blocks.move_to_end(number)
-            return self._blocks[number]
-        return bytes(BLOCK_BYTES)
-
-    def _is_picture(self, number: int) -> bool:
-        """Whether a block holds nothing but pictures or sound."""
-        if self._pictures is None:
-            with _RangeFile(self) as file:
-                self._pictures = []  # meanwhile everything counts as a header
-                self._pictures = pictures(cast("BinaryIO", file), self.size)
-        first, end = number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES
-        return any(start <= first and end <= stop for start, stop in self._pictures)
+        self._blocks.move_to_end(number)
+        return self._blocks[number]
 
     def _fetch(self, number: int, last: int) -> list[bytes]:
         """Blocks from ``number`` to ``last``, or to one that is known; more are fetched, and kept, while the file is read on and on."""
@@ -129,7 +108,7 @@ class RemoteSource:
         while (
             count < max(last - number + 1, self._ahead)
             and (number + count) * BLOCK_BYTES < self.size
-            and not self._is_known(number + count)
+            and number + count not in self._blocks
         ):
             count += 1
         start = number * BLOCK_BYTES

@@ -37,6 +37,11 @@ class Timeline:
         """Presentation time of a frame."""
         return float(int(self.pts[index]) * self.time_base)
 
+    def keyframes_s(self) -> tuple[float, ...]:
+        """Presentation times of the keyframes."""
+        times: list[float] = (self.pts[self.keyframes] * self.time_base.numerator / self.time_base.denominator).tolist()
+        return tuple(times)
+
     @property
     def begin_s(self) -> float:
         """Presentation time of the first frame."""

@@ -83,9 +83,6 @@ class Source(Protocol):
     def path(self) -> str:
         """A local path, for libraries that open nothing else. A remote source is fetched whole."""
 
-    def headers_only(self, wanted: bool) -> bool:
-        """From now on give zeros for pictures that are not at hand, instead of fetching them; returns whether it does."""
-
     def digest(self) -> str:
         """See ``source.content_digest``."""
 
