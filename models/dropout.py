@@ -22,15 +22,16 @@ class SequenceDropout(nn.Module):
         self.shard: tuple[int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) or (B, C) -> the same shape. Raises ValueError where the shard does not hold the batch."""
+        """(B, C), (B, T, C) or (B, T, C, h, w) -> the same shape. Raises ValueError where the shard does not hold the batch."""
         if not self.training or self.rate == 0:
             return x
         offset, total = self.shard or (0, x.shape[0])
         if offset + x.shape[0] > total:
             raise ValueError(f"shard {self.shard}: a batch of {x.shape[0]} does not fit")
-        keep = torch.rand(total, x.shape[-1])[offset : offset + x.shape[0]] >= self.rate
+        channels = x.shape[1 if x.ndim == 2 else 2]
+        keep = torch.rand(total, channels)[offset : offset + x.shape[0]] >= self.rate
         mask = keep.to(device=x.device, dtype=x.dtype) / (1 - self.rate)
-        return x * (mask[:, None] if x.ndim == 3 else mask)
+        return x * mask.view(len(x), *[1] * min(1, x.ndim - 2), channels, *[1] * (x.ndim - 3))
 
     def extra_repr(self) -> str:
         """The rate, for printing."""

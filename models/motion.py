@@ -59,10 +59,41 @@ class RunningMeanDifference(Motion):
         return deviation - shift, (before + shift[:, -1], counts[:, -1])
 
 
+class TemporalShift(Motion):
+    """A quarter of the channels comes from the frame before, zeros at the first: the online form of TSM (arXiv 1811.08383)."""
+
+    channel_factor = 1
+
+    def forward(self, grid: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """(B, T, D, h, w) -> the same shape."""
+        moved = grid[:, :, : -(-grid.shape[2] // 4)]
+        before = torch.zeros_like(moved[:, :1]) if carried is None else carried[0]
+        shifted = torch.cat((before, moved[:, :-1]), 1)
+        return torch.cat((shifted, grid[:, :, moved.shape[2] :]), 2), (moved[:, -1:],)
+
+
+class ShiftedDifference(Motion):
+    """Shift, then append the change of what came out: it sees three frames at once."""
+
+    channel_factor = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.difference = TemporalShift(), FrameDifference()
+
+    def forward(self, grid: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """(B, T, D, h, w) -> (B, T, 2 D, h, w)."""
+        grid, shift = self.shift(grid, None if carried is None else carried[:1])
+        grid, difference = self.difference(grid, None if carried is None else carried[1:])
+        return grid, (*shift, *difference)
+
+
 MOTIONS: dict[str, type[Motion]] = {
     "none": NoMotion,
     "difference": FrameDifference,
     "running_mean": RunningMeanDifference,
+    "shift": TemporalShift,
+    "shift_difference": ShiftedDifference,
 }
 
 

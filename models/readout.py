@@ -2,6 +2,7 @@
 
 Every readout is a fold: ``forward(states, lengths, carried) -> (summary, carried)`` takes the next frames and gives the summary of all
 frames so far. A whole clip is one call from ``carried=None``; a stream is one call per frame. Frames past a clip's length change nothing.
+``running(states, carried)`` gives the summaries after each of the frames at once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class Readout(nn.Module, ABC):
     def forward(self, states: Tensor, lengths: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
         """States (B, T, H), of which the first lengths (B,) >= 1 count -> summary (B, H), and what the next call takes."""
 
+    @abstractmethod
+    def running(self, states: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """States (B, T, H) -> (B, T, H), the summary up to each frame, and what the next call takes."""
+
 
 class LastReadout(Readout):
     """The state at the last frame."""
@@ -35,6 +40,10 @@ class LastReadout(Readout):
         """(B, T, H) -> (B, H): the state at ``lengths - 1``."""
         index = (lengths - 1).view(-1, 1, 1).expand(-1, 1, states.shape[-1])
         return states.gather(1, index).squeeze(1), ()
+
+    def running(self, states: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:  # noqa: ARG002
+        """(B, T, H) -> the same."""
+        return states, ()
 
 
 class MeanReadout(Readout):
@@ -49,6 +58,14 @@ class MeanReadout(Readout):
             total, count = total + carried[0], count + carried[1]
         return total / count, (total, count)
 
+    def running(self, states: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """(B, T, H) -> (B, T, H)."""
+        total = states.cumsum(1)
+        count = torch.arange(1, states.shape[1] + 1, device=states.device, dtype=states.dtype).expand(len(states), -1).unsqueeze(-1)
+        if carried is not None:
+            total, count = total + carried[0].unsqueeze(1), count + carried[1].unsqueeze(1)
+        return total / count, (total[:, -1], count[:, -1])
+
 
 class MaxReadout(Readout):
     """The largest value of each channel over time."""
@@ -59,6 +76,13 @@ class MaxReadout(Readout):
         if carried is not None:
             largest = torch.maximum(largest, carried[0])
         return largest, (largest,)
+
+    def running(self, states: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """(B, T, H) -> (B, T, H)."""
+        largest = states.cummax(1).values
+        if carried is not None:
+            largest = torch.maximum(largest, carried[0].unsqueeze(1))
+        return largest, (largest[:, -1],)
 
 
 class AttentionReadout(Readout):
@@ -71,7 +95,7 @@ class AttentionReadout(Readout):
 
     def forward(self, states: Tensor, lengths: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
         """(B, T, H) -> (B, H)."""
-        scores = self.score(torch.tanh(self.project(states)))  # (B, T, 1)
+        scores = self._scores(states)
         scores = scores.masked_fill(~_valid(states, lengths), float("-inf"))
         peak = scores.amax(1)  # (B, 1)
         if carried is not None:
@@ -82,6 +106,25 @@ class AttentionReadout(Readout):
             shrink = (carried[0] - peak).exp()
             total, norm = total + carried[1] * shrink, norm + carried[2] * shrink
         return total / norm, (peak, total, norm)
+
+    def running(self, states: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """(B, T, H) -> (B, T, H)."""
+        scores = self._scores(states)
+        peak = scores.cummax(1).values  # (B, T, 1)
+        if carried is not None:
+            peak = torch.maximum(peak, carried[0].unsqueeze(1))
+        later = torch.ones(len(scores[0]), len(scores[0]), dtype=torch.bool, device=states.device).triu(1)
+        weights = (scores.transpose(1, 2) - peak).masked_fill(later, float("-inf")).exp()  # (B, T, T): at each time, of each frame (last)
+        total, norm = weights @ states, weights.sum(2, keepdim=True)
+        if carried is not None:
+            shrink = (carried[0].unsqueeze(1) - peak).exp()
+            total, norm = total + carried[1].unsqueeze(1) * shrink, norm + carried[2].unsqueeze(1) * shrink
+        return total / norm, (peak[:, -1], total[:, -1], norm[:, -1])
+
+    def _scores(self, states: Tensor) -> Tensor:
+        """(B, T, H) -> (B, T, 1)."""
+        scores: Tensor = self.score(torch.tanh(self.project(states)))
+        return scores
 
 
 def _valid(states: Tensor, lengths: Tensor) -> Tensor:

@@ -5,15 +5,16 @@ frames (B, T, 3, H, W) bytes
   -> projection   a few channels of each cell (B, T, P, h, w), by a 1x1 convolution
   -> motion       what moves in the grid; on few channels, so that a stream carries little
   -> flatten      one vector a frame: position is kept, never pooled away
-  -> recurrent    hidden states (B, T, hidden)
-  -> readout      one vector a clip
-  -> classifier   logits (B, classes)
+  -> recurrent    hidden states (B, T, hidden); a spatial core comes before the flattening, with P channels in each cell
+  -> readout      one vector a clip, or one up to each frame
+  -> classifier   logits (B, classes) or (B, T, classes)
 
-Everything is causal: ``step`` after t frames gives the logits of the whole-clip pass over these t frames.
+Everything but a bidirectional core is causal: ``step`` after t frames gives the logits of the whole-clip pass over these t frames.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,15 +24,25 @@ from reelscribe.models.dropout import SequenceDropout
 from reelscribe.models.encoders import build_encoder
 from reelscribe.models.motion import build_motion
 from reelscribe.models.readout import build_readout
-from reelscribe.models.recurrent import build_core
+from reelscribe.models.recurrent import build_core, core_kind
 
 
 class RecognizerState(NamedTuple):
-    """What a stream carries from frame to frame; its size does not grow. All tensors have the streams of the batch as one dimension."""
+    """What a stream carries from frame to frame; its size does not grow. All tensors have the streams of the batch as first dimension."""
 
     motion: tuple[Tensor, ...]
     recurrent: tuple[Tensor, ...]
     readout: tuple[Tensor, ...]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """By name, each with memory of its own, to be kept in a file of tensors (safetensors) or sent to another process."""
+        return {f"{field}.{i}": tensor.clone() for field, part in self._asdict().items() for i, tensor in enumerate(part)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> RecognizerState:
+        """The state again."""
+        names = {field: [name for name in tensors if name.startswith(f"{field}.")] for field in cls._fields}
+        return cls(**{field: tuple(tensors[f"{field}.{i}"] for i in range(len(found))) for field, found in names.items()})
 
 
 class GridFlatten(nn.Module):
@@ -53,7 +64,9 @@ class GridFlatten(nn.Module):
 class Recognizer(nn.Module):
     """Encoder + recurrent core + readout -> class logits.
 
-    ``frame_size`` is (height, width) in pixels. See build_encoder, build_motion, build_core and build_readout for the names.
+    ``frame_size`` is (height, width) in pixels. See build_encoder, build_motion, build_core and build_readout for the names and for the
+    options of the core; ``hidden_size`` is that of the vectors read out. With ``per_frame`` the logits are those up to each frame. With
+    ``time_gaps`` every call takes ``gaps`` (B, T), the seconds since the frame before, zero at the first of a clip.
     Raises ValueError for a name or a number that cannot be.
     """
 
@@ -66,30 +79,59 @@ class Recognizer(nn.Module):
         weights: str = "package",
         stride: int = 16,
         trainable_stages: int = 0,
-        motion: str = "difference",
+        motion: str = "running_mean",
         projection: int = 32,
         recurrent: str = "gru",
         hidden_size: int = 256,
         layers: int = 1,
+        layer_norm: bool = False,
+        residual: bool = False,
+        bidirectional: bool = False,
+        groups: int = 1,
+        context: int | None = None,
         readout: str = "attention",
         dropout: float = 0.3,
+        time_gaps: bool = False,
+        per_frame: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "projection": projection, "hidden_size": hidden_size, "layers": layers}
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
+        self.per_frame = per_frame
         self.encoder = build_encoder(encoder, weights=weights, stride=stride, trainable_stages=trainable_stages)
         self.grid_size = self.encoder.grid_size(*frame_size)
-        cells = self.grid_size[0] * self.grid_size[1]
         self.projection = nn.Conv2d(self.encoder.channels, projection, 1, bias=False)
         self.motion = build_motion(motion)
-        self.flatten = GridFlatten(projection * self.motion.channel_factor, cells, hidden_size)
         self.input_dropout = SequenceDropout(dropout)
-        self.recurrent = build_core(recurrent, hidden_size, hidden_size, layers=layers, dropout=dropout)
+        channels = projection * self.motion.channel_factor
+        spatial = core_kind(recurrent).spatial
+        self.recurrent = build_core(
+            recurrent,
+            channels if spatial else hidden_size,
+            projection if spatial else hidden_size,
+            layers=layers,
+            dropout=dropout,
+            layer_norm=layer_norm,
+            residual=residual,
+            bidirectional=bidirectional,
+            time_gaps=time_gaps,
+            groups=groups,
+            context=context,
+        )
+        self.flatten = GridFlatten(projection if spatial else channels, self.grid_size[0] * self.grid_size[1], hidden_size)
         self.readout = build_readout(readout, hidden_size)
         self.output_dropout = SequenceDropout(dropout)
         self.classifier = nn.Linear(hidden_size, num_classes)
+        if readout == "last" and not per_frame and not (self.recurrent.causal and self.recurrent.ordered):
+            who = "the half that reads from the end" if bidirectional else f"'{recurrent}'"
+            raise ValueError(f"readout='last': {who} has seen but one frame there; expected mean, max or attention")
+
+    @property
+    def causal(self) -> bool:
+        """Whether it can be stepped: the states at a time depend on nothing later."""
+        return self.recurrent.causal
 
     def encode(self, frames: Tensor) -> Tensor:
         """RGB bytes (B, T, 3, H, W) -> grid (B, T, D, h, w). The part that may be cached when the encoder is frozen."""
@@ -98,32 +140,44 @@ class Recognizer(nn.Module):
         grid: Tensor = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         return grid
 
-    def forward_features(self, grid: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - causal: padding comes after all that counts
+    def forward_features(self, grid: Tensor, lengths: Tensor, gaps: Tensor | None = None) -> Tensor:
         """Grid (B, T, D, h, w) of any float type -> states (B, T, hidden); those past a clip's length mean nothing."""
-        states, _ = self._advance(grid, None)
+        states, _ = self._advance(grid, None, lengths=lengths, gaps=gaps)
         return states
 
     def forward_head(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """States (B, T, hidden), of which the first lengths (B,) count -> logits (B, num_classes)."""
-        summary, _ = self.readout(states, lengths)
-        logits: Tensor = self.classifier(self.output_dropout(summary))
-        return logits
+        """States (B, T, hidden), of which the first lengths (B,) count -> logits (B, num_classes).
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """RGB bytes (B, T, 3, H, W), of which the first lengths (B,) count -> logits (B, num_classes)."""
-        return self.forward_head(self.forward_features(self.encode(frames), lengths), lengths)
+        With ``per_frame``: logits (B, T, num_classes) up to each frame; those past a clip's length mean nothing.
+        """
+        summary, _ = self.readout.running(states) if self.per_frame else self.readout(states, lengths)
+        return self._classify(summary)
 
-    def extend(self, frames: Tensor, state: RecognizerState | None = None) -> tuple[Tensor, RecognizerState]:
-        """The next frames (B, T, 3, H, W) of running clips -> logits (B, num_classes) of all frames so far, and the state after them."""
-        states, carried = self._advance(self.encode(frames), state)
+    def forward(self, frames: Tensor, lengths: Tensor, gaps: Tensor | None = None) -> Tensor:
+        """RGB bytes (B, T, 3, H, W), of which the first lengths (B,) count -> logits, as forward_head gives them."""
+        return self.forward_head(self.forward_features(self.encode(frames), lengths, gaps), lengths)
+
+    def frame_logits(
+        self, frames: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None
+    ) -> tuple[Tensor, RecognizerState]:
+        """What stepping would say after each of the next frames (B, T, 3, H, W): logits (B, T, num_classes), and the state after them."""
+        states, carried = self._continue(frames, state, gaps)
+        summaries, readout = self.readout.running(states, state.readout if state is not None else None)
+        return self._classify(summaries), carried._replace(readout=readout)
+
+    def extend(self, frames: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None) -> tuple[Tensor, RecognizerState]:
+        """The next frames (B, T, 3, H, W) of running clips -> logits (B, num_classes) of all frames so far, and the state after them.
+
+        Raises ValueError for a bidirectional model.
+        """
+        states, carried = self._continue(frames, state, gaps)
         lengths = torch.full((len(states),), states.shape[1], device=states.device)
         summary, readout = self.readout(states, lengths, state.readout if state is not None else None)
-        logits: Tensor = self.classifier(self.output_dropout(summary))
-        return logits, carried._replace(readout=readout)
+        return self._classify(summary), carried._replace(readout=readout)
 
-    def step(self, frame: Tensor, state: RecognizerState | None = None) -> tuple[Tensor, RecognizerState]:
+    def step(self, frame: Tensor, state: RecognizerState | None = None, gap: Tensor | None = None) -> tuple[Tensor, RecognizerState]:
         """The next frame (B, 3, H, W) of running clips -> logits (B, num_classes) of all frames so far, and the state after it."""
-        return self.extend(frame[:, None], state)
+        return self.extend(frame[:, None], state, None if gap is None else gap[:, None])
 
     def set_shard(self, offset: int, total: int) -> None:
         """This process holds the sequences from ``offset`` on of a batch of ``total``: draw dropout for the whole batch."""
@@ -131,11 +185,26 @@ class Recognizer(nn.Module):
             if isinstance(module, SequenceDropout):
                 module.shard = (offset, total)
 
-    def _advance(self, grid: Tensor, state: RecognizerState | None) -> tuple[Tensor, RecognizerState]:
+    def _continue(self, frames: Tensor, state: RecognizerState | None, gaps: Tensor | None) -> tuple[Tensor, RecognizerState]:
+        """The next frames (B, T, 3, H, W) -> their states, and what is carried."""
+        self.recurrent.require_causal()
+        return self._advance(self.encode(frames), state, gaps=gaps)
+
+    def _advance(
+        self, grid: Tensor, state: RecognizerState | None, *, lengths: Tensor | None = None, gaps: Tensor | None
+    ) -> tuple[Tensor, RecognizerState]:
         """Grid of the next frames -> their states, and what is carried (the readout's part is left empty)."""
         dtype = self.projection.weight.dtype  # a cached grid may be stored in half precision, and differences need the full one
         cells = self.projection(grid.flatten(0, 1).to(dtype)).to(dtype).unflatten(0, grid.shape[:2])  # (B, T, P, h, w)
         cells, motion = self.motion(cells, state.motion if state is not None else None)
-        x = self.input_dropout(self.flatten(cells))
-        states, recurrent = self.recurrent(x, state.recurrent if state is not None else None)
+        x = self.input_dropout(cells if self.recurrent.spatial else self.flatten(cells))
+        before = state.recurrent if state is not None else None
+        states, recurrent = self.recurrent(x, before, lengths=lengths, gaps=gaps)
+        if self.recurrent.spatial:
+            states = self.flatten(states)
         return states, RecognizerState(motion=motion, recurrent=recurrent, readout=())
+
+    def _classify(self, summary: Tensor) -> Tensor:
+        """(..., hidden) -> logits (..., num_classes)."""
+        logits: Tensor = self.classifier(self.output_dropout(summary))
+        return logits

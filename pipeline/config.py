@@ -64,13 +64,19 @@ class ModelConfig(_Section):
     weights: str = Field(default="package", description="package, hub, none, or a file of tensors")
     stride: int = Field(default=16, description="pixels of input per cell of the grid the encoder gives")
     trainable_stages: int = Field(default=0, ge=0, description="last stages of the encoder that learn; 0 freezes it")
-    motion: Literal["none", "difference", "running_mean"] = Field(
-        default="running_mean", description="how motion shows: the change since the frame before, or against the mean of all frames so far"
+    motion: Literal["none", "difference", "running_mean", "shift", "shift_difference"] = Field(
+        default="running_mean",
+        description="how motion shows: the change since the frame before, or against the mean so far; channels taken from the frame before",
     )
     projection: int = Field(default=32, ge=1, description="channels that a 1x1 convolution keeps of each grid cell")
-    recurrent: Literal["rnn_tanh", "lstm", "gru"] = "gru"
+    recurrent: Literal["rnn_tanh", "lstm", "gru", "convgru", "mingru", "minlstm", "transformer", "mean"] = "gru"
     hidden_size: int = Field(default=256, ge=1)
     layers: int = Field(default=1, ge=1)
+    layer_norm: bool = Field(default=False, description="normalise what each recurrent layer gives")
+    residual: bool = Field(default=False, description="add each recurrent layer but the first to what it reads")
+    bidirectional: bool = Field(default=False, description="half of the core reads the clip from its end; such a model cannot be stepped")
+    groups: int = Field(default=1, ge=1, description="independent parts of rnn_tanh, lstm or gru, mixed after each layer")
+    context: int | None = Field(default=None, ge=1, description="frames that the transformer sees; null is 64")
     readout: Literal["last", "mean", "max", "attention"] = "attention"
     dropout: float = Field(default=0.3, ge=0, lt=1)
 

@@ -47,6 +47,30 @@ def test_folded_equals_whole(name: str, sizes: list[int]) -> None:
     torch.testing.assert_close(summary, readout(STATES, torch.full((3,), 9))[0], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [[9], [2, 7], [4, 1, 4]])
+@pytest.mark.parametrize("name", READOUTS)
+def test_running_is_the_summary_after_each_frame(name: str, sizes: list[int]) -> None:
+    torch.manual_seed(0)
+    readout = build_readout(name, 6)
+    carried = None
+    running = []
+    for chunk in STATES.split(sizes, dim=1):
+        summaries, carried = readout.running(chunk, carried)
+        running.append(summaries)
+    for t in range(9):
+        torch.testing.assert_close(torch.cat(running, 1)[:, t], readout(STATES, torch.full((3,), t + 1))[0], atol=1e-6, rtol=1e-5)
+
+
+def test_a_running_softmax_sends_finite_gradients() -> None:
+    readout = build_readout("attention", 6)
+    with torch.no_grad():
+        readout.get_parameter("score.weight").fill_(100)
+    states = (STATES * 10).requires_grad_()
+    readout.running(states)[0].square().sum().backward()
+    assert states.grad is not None
+    assert states.grad.isfinite().all()
+
+
 def test_attention_survives_extreme_scores() -> None:
     readout = build_readout("attention", 6)
     with torch.no_grad():
@@ -63,6 +87,20 @@ def test_frame_difference_is_zero_first() -> None:
     assert torch.equal(out[:, :, :3], grid)
     assert out[:, 0, 3:].abs().sum() == 0
     assert torch.equal(out[:, 1:, 3:], grid[:, 1:] - grid[:, :-1])
+
+
+def test_shift_takes_a_quarter_of_the_channels_from_the_frame_before() -> None:
+    grid = torch.randn(2, 5, 8, 4, 4)
+    out, _ = build_motion("shift")(grid)
+    assert out[:, 0, :2].abs().sum() == 0
+    assert torch.equal(out[:, 1:, :2], grid[:, :-1, :2])
+    assert torch.equal(out[:, :, 2:], grid[:, :, 2:])
+
+
+def test_shift_and_difference_combine() -> None:
+    grid = torch.randn(2, 5, 8, 4, 4)
+    shifted, _ = build_motion("shift")(grid)
+    assert torch.equal(build_motion("shift_difference")(grid)[0], build_motion("difference")(shifted)[0])
 
 
 def test_running_mean_is_the_mean_so_far() -> None:
