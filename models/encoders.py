@@ -62,7 +62,12 @@ class Encoder(nn.Module):
         for module in self.body.modules():
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(id(module) in learning)
+        self._levels = trunk.levels
         self.train()
+
+    def level_parameters(self) -> list[list[nn.Parameter]]:
+        """The parameters of each level, from the input on, whether they learn or not."""
+        return [[parameter for module in level for parameter in module.parameters(recurse=False)] for level in self._levels]
 
     def train(self, mode: bool = True) -> Self:
         """Switch mode; what is frozen stays in eval."""

@@ -32,11 +32,11 @@ class RecognizerState(NamedTuple):
 
     motion: tuple[Tensor, ...]
     recurrent: tuple[Tensor, ...]
-    readout: tuple[Tensor, ...]
+    readout: tuple[Tensor, ...] | None  # None: the readout begins here
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name, each with memory of its own, to be kept in a file of tensors (safetensors) or sent to another process."""
-        return {f"{field}.{i}": tensor.clone() for field, part in self._asdict().items() for i, tensor in enumerate(part)}
+        return {f"{field}.{i}": tensor.clone() for field, part in self._asdict().items() for i, tensor in enumerate(part or ())}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> RecognizerState:
@@ -161,7 +161,7 @@ class Recognizer(nn.Module):
         self, frames: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None
     ) -> tuple[Tensor, RecognizerState]:
         """What stepping would say after each of the next frames (B, T, 3, H, W): logits (B, T, num_classes), and the state after them."""
-        states, carried = self._continue(frames, state, gaps)
+        states, carried = self._continue(self.encode(frames), state, gaps)
         summaries, readout = self.readout.running(states, state.readout if state is not None else None)
         return self._classify(summaries), carried._replace(readout=readout)
 
@@ -170,8 +170,17 @@ class Recognizer(nn.Module):
 
         Raises ValueError for a bidirectional model.
         """
-        states, carried = self._continue(frames, state, gaps)
-        lengths = torch.full((len(states),), states.shape[1], device=states.device)
+        lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
+        return self.extend_grid(self.encode(frames), lengths, state, gaps)
+
+    def extend_grid(
+        self, grid: Tensor, lengths: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None
+    ) -> tuple[Tensor, RecognizerState]:
+        """``extend`` on encoded frames (B, T, D, h, w), of which the first lengths (B,) >= 1 count.
+
+        The state after a clip that ends before T means nothing.
+        """
+        states, carried = self._continue(grid, state, gaps)
         summary, readout = self.readout(states, lengths, state.readout if state is not None else None)
         return self._classify(summary), carried._replace(readout=readout)
 
@@ -185,10 +194,10 @@ class Recognizer(nn.Module):
             if isinstance(module, SequenceDropout):
                 module.shard = (offset, total)
 
-    def _continue(self, frames: Tensor, state: RecognizerState | None, gaps: Tensor | None) -> tuple[Tensor, RecognizerState]:
-        """The next frames (B, T, 3, H, W) -> their states, and what is carried."""
+    def _continue(self, grid: Tensor, state: RecognizerState | None, gaps: Tensor | None) -> tuple[Tensor, RecognizerState]:
+        """Grid of the next frames of running clips -> their states, and what is carried."""
         self.recurrent.require_causal()
-        return self._advance(self.encode(frames), state, gaps=gaps)
+        return self._advance(grid, state, gaps=gaps)
 
     def _advance(
         self, grid: Tensor, state: RecognizerState | None, *, lengths: Tensor | None = None, gaps: Tensor | None

@@ -11,9 +11,9 @@ import os
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reelscribe.pipeline.errors import ConfigError, nearest
 from reelscribe.pipeline.sampling import AnySampling, SamplingSpec, UniformSampling
@@ -47,14 +47,35 @@ class TransformConfig(_Section):
 
 
 class AugmentationConfig(_Section):
-    """Random changes of training clips, the same for every frame of a clip."""
+    """Random changes of training clips, the same for every frame of a clip.
+
+    Those of the picture are made once for each view, before the encoder. Those of time and of features are made anew in each epoch, on
+    what is stored, and so cost no decoding and no encoding.
+    """
 
     views: int = Field(default=1, ge=1, description="different augmented copies of each clip; with a frozen encoder each is encoded once")
     time_jitter: bool = True
+    # of the picture
     horizontal_flip: bool = Field(default=False, description="leave off where a label has a left or a right")
     crop_scale: float = Field(default=1.0, gt=0, le=1, description="smallest share of the frame's sides that a random crop keeps")
     brightness: float = Field(default=0.0, ge=0, lt=1)
     contrast: float = Field(default=0.0, ge=0, lt=1)
+    saturation: float = Field(default=0.0, ge=0, lt=1)
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="largest turn of the colour circle, as a share of it")
+    erasing: float = Field(default=0.0, ge=0, le=1, description="share of the views with one grey box, at one place in all frames")
+    # of time, and of features
+    speed: float = Field(default=0.0, ge=0, lt=4, description="up to 1 + speed times faster or slower, by leaving out or repeating frames")
+    time_warp: float = Field(default=0.0, ge=0, lt=1, description="how far the clip's middle moves, as a share of its half: 0 not at all")
+    time_crop: float = Field(default=1.0, gt=0, le=1, description="smallest share of the clip's frames that a random window keeps")
+    frame_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of the frames that are left out")
+    feature_noise: float = Field(
+        default=0.0, ge=0, description="normal noise on stored features, in standard deviations of each channel; only with a frozen encoder"
+    )
+
+    @property
+    def of_pixels(self) -> dict[str, Any]:
+        """The settings that a stored view depends on, beside its number and its seed."""
+        return self.model_dump(include={"horizontal_flip", "crop_scale", "brightness", "contrast", "saturation", "hue", "erasing"})
 
 
 class ModelConfig(_Section):
@@ -86,18 +107,44 @@ class TrainingConfig(_Section):
 
     epochs: int = Field(default=60, ge=1)
     batch_size: int = Field(default=16, ge=1, description="clips per optimizer step, over all workers")
+    accumulate: int = Field(default=1, ge=1, description="parts of a worker's batch that go through the network one after the other")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the forward pass; weights and validation stay in fp32")
+    tbptt_frames: int = Field(default=0, ge=0, description="frames that gradients flow back through, with the state carried on; 0 is all")
     learning_rate: float = Field(default=1e-3, gt=0)
-    encoder_learning_rate: float = Field(default=1e-4, gt=0)
+    encoder_learning_rate: float = Field(default=1e-4, gt=0, description="of the encoder's stages that learn")
+    layer_decay: float = Field(default=1.0, gt=0, le=1, description="factor on the encoder's rate for each stage further from its end")
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_epochs: float = Field(default=3, ge=0)
+    schedule: Literal["cosine", "plateau"] = Field(
+        default="cosine", description="after the warm-up: a cosine to zero, or a cut each time the monitored figure stands still"
+    )
+    plateau_factor: float = Field(default=0.3, gt=0, lt=1, description="what a cut multiplies the learning rate by")
+    plateau_patience: int = Field(default=5, ge=0, description="epochs that the monitored figure may stand still before a cut")
     clip_norm: float = Field(default=1.0, gt=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    patience: int = Field(default=0, ge=0, description="epochs without a better validation loss before stopping; 0 never stops early")
+    class_weights: Literal["none", "balanced"] = Field(default="none", description="balanced: rare classes weigh more in the loss")
+    balanced_sampling: bool = Field(default=False, description="draw every class equally often, with repeats")
+    mixup: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution that blends two clips; 0 is off")
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="average of the weights that is evaluated and kept; 0 is off")
+    monitor: Literal["val_loss", "val_top1", "val_macro_f1"] = Field(default="val_loss", description="what patience and plateau look at")
+    patience: int = Field(default=0, ge=0, description="epochs without a better monitored figure before stopping; 0 never stops early")
+    gradient_health_every: int = Field(default=0, ge=0, description="epochs between two looks at the gradients; 0 never looks")
     workers: int = Field(default=1, ge=1, description="more than one trains on Ray")
     gpus_per_worker: float = Field(default=0.0, ge=0, description="on Ray")
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="of one worker without Ray: auto, cpu, cuda or cuda:N"
     )
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> Self:
+        """Settings that would undo each other, or do nothing."""
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate={self.accumulate} is more parts than batch_size={self.batch_size} has clips")
+        if self.balanced_sampling and self.class_weights == "balanced":
+            raise ValueError("balanced_sampling and class_weights=balanced would correct the same thing twice; choose one")
+        if self.monitor != "val_loss" and not self.patience and self.schedule != "plateau":
+            raise ValueError(f"monitor={self.monitor} is looked at only with patience or schedule=plateau; set one of them")
+        return self
 
 
 class DecodeConfig(_Section):
@@ -178,6 +225,13 @@ class Config(_Section):
 
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
 
+    @model_validator(mode="after")
+    def _noise_on_features(self) -> Self:
+        """Frames of bytes are stored where the encoder learns, and noise of its features has no meaning there."""
+        if self.augmentation.feature_noise and self.model.trainable_stages:
+            raise ValueError("augmentation.feature_noise needs stored features, that is model.trainable_stages=0")
+        return self
+
     @field_validator("sampling", mode="before")
     @classmethod
     def _uniform_unless_said(cls, value: Any) -> Any:
@@ -244,6 +298,8 @@ def _explain(error: Any) -> str:
             return f"unknown key '{where}'{hint}"
         case "missing":
             return f"'{where}' is required"
+        case "value_error" if isinstance(error["input"], dict):  # several keys together
+            return f"{where + ': ' if where else ''}{error['ctx']['error']}"
         case _:
             return f"'{where}': {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
 

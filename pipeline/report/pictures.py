@@ -76,6 +76,33 @@ def confusion_matrix(matrix: npt.NDArray[np.integer], labels: Sequence[str], pat
     _save(figure, path)
 
 
+def gradients(by_frame: Sequence[float], of_last: Sequence[float], by_layer: Mapping[str, float], path: Path) -> None:
+    """Norms of gradients over time (the last but one frame last) and over layers, on logarithmic axes; a norm of 0 leaves a gap.
+
+    ``by_frame`` is that of the loss with respect to the recurrent state after each frame, ``of_last`` the same for the loss of the last
+    state alone, ``by_layer`` that of the loss with respect to each layer's parameters, from the input on. A PNG of 1200 pixels width.
+    """
+    figure = _figure(width=12, height=max(4.8, 1.2 + 0.22 * len(by_layer)))
+    time, layers = figure.subplots(1, 2)
+    before_last = np.arange(-len(by_frame), 0)
+    for norms, color, line, label in ((by_frame, TRAIN_COLOR, "--", "loss"), (of_last, VAL_COLOR, "-", "loss of the last state alone")):
+        values = np.array(norms)
+        shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        time.semilogy(before_last, shown, line, color=color, label=label, marker="o" if len(norms) <= 30 else None, markersize=3)
+    time.set_title("Gradient of the state after each frame", loc="left", fontweight="bold")
+    time.set_xlabel("frames before the last")
+    time.xaxis.set_major_locator(MaxNLocator(integer=True))
+    time.legend(frameon=False)
+    layers.barh(range(len(by_layer)), list(by_layer.values()), color=VAL_COLOR, height=0.6, log=True)
+    layers.set_yticks(range(len(by_layer)), list(by_layer))
+    layers.invert_yaxis()
+    layers.set_title("Gradient of each layer's weights", loc="left", fontweight="bold")
+    for axes in (time, layers):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def _figure(*, width: float, height: float) -> Figure:
     """An empty figure with its own canvas; sizes in inches at 100 dots per inch."""
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -37,7 +37,9 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
         lines += [f"| {label} | {value:.3f} |" for label, value in evaluation.scores.recall.items()]
         lines += [""]
     chosen = (
-        "the epoch with the best validation loss was kept" if config.training.patience else "the last epoch was kept, whatever its figures"
+        f"the epoch with the best {config.training.monitor} was kept"
+        if config.training.patience
+        else "the last epoch was kept, whatever its figures"
     )
     lines += [
         "## Limits",

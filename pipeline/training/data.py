@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from reelscribe.pipeline.config import Config, DataConfig
 from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
 from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, module_digest
-from reelscribe.pipeline.predictor import frames_tensor, pad
+from reelscribe.pipeline.predictor import frames_tensor
 from reelscribe.pipeline.sampling import DenseSampling
 from reelscribe.pipeline.training.augment import augment
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
@@ -42,19 +43,18 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSet:
-    """Clips of one split as files of arrays: ``files[clip][view]``, and the class of each clip."""
+    """Clips of one split as files of arrays: ``files[clip][view]``, and the name and class of each clip."""
 
+    video_ids: tuple[str, ...]
     files: tuple[tuple[Path, ...], ...]
     targets: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batch(self, indices: Sequence[int], views: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs (B, T, ...) padded with zeros, lengths (B,) and targets (B,) of these clips, each in the given view."""
-        arrays = [torch.from_numpy(np.load(self.files[i][v])) for i, v in zip(indices, views, strict=True)]
-        inputs, lengths = pad(arrays)
-        return inputs, lengths, torch.tensor([self.targets[i] for i in indices])
+    def array(self, clip: int, view: int) -> Tensor:
+        """One view of a clip: frames uint8 (T, 3, H, W), or features (T, D, h, w)."""
+        return torch.from_numpy(np.load(self.files[clip][view]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,16 +177,17 @@ def _clip_set(
     failures: dict[str, Failure],
 ) -> ClipSet:
     """The clips all of whose arrays are there; the others are added to ``failures``."""
-    files, targets = [], []
+    video_ids, files, targets = [], [], []
     for row, views in zip(rows, requests, strict=True):
         results = [have[request] for request in views]
         error = next((result for result in results if isinstance(result, VideoError)), None)
         if error:
             failures[row["video_id"]] = Failure(video_id=row["video_id"], failure=error.failure, cause=str(error))
         else:
+            video_ids.append(row["video_id"])
             files.append(tuple(result for result in results if isinstance(result, Path)))
             targets.append(labels.index(row["label"]))
-    return ClipSet(files=tuple(files), targets=tuple(targets))
+    return ClipSet(video_ids=tuple(video_ids), files=tuple(files), targets=tuple(targets))
 
 
 class _Recipe:
@@ -211,7 +212,7 @@ class _Recipe:
         for view in range(settings.views):
             seed = stable_seed(self.config.seed, row["video_id"], view)
             clip = self._clip(row, jitter_seed=seed if settings.time_jitter else None)
-            requests.append(ArrayRequest(clip=clip, recipe=(self.encoder_digest, settings.model_dump_json(), str(seed))))
+            requests.append(ArrayRequest(clip=clip, recipe=(self.encoder_digest, json.dumps(settings.of_pixels), str(seed))))
         return requests
 
     def _clip(self, row: Row, *, jitter_seed: int | None) -> ClipRequest:

@@ -13,12 +13,12 @@ import torch
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
 from reelscribe.pipeline.config import Config
-from reelscribe.pipeline.console import OpenProgress
+from reelscribe.pipeline.console import OpenProgress, note
 from reelscribe.pipeline.errors import UsageError
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest, table_digest
 from reelscribe.pipeline.predictor import Predictor, pick_device
-from reelscribe.pipeline.report.pictures import confusion_matrix, curves
+from reelscribe.pipeline.report.pictures import confusion_matrix, curves, gradients
 from reelscribe.pipeline.tracking.provenance import git_state
 from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.registry import ModelVersion, register_model
@@ -27,6 +27,7 @@ from reelscribe.pipeline.tracking.uri import tracking_uri
 from reelscribe.pipeline.training.card import model_card
 from reelscribe.pipeline.training.data import Failure, Splits, TrainingData, prepare, split_rows
 from reelscribe.pipeline.training.evaluation import Evaluation, evaluate
+from reelscribe.pipeline.training.gradients import GradientHealth
 from reelscribe.pipeline.training.loop import Trained, Trainer
 from reelscribe.pipeline.training.metrics import fit_temperature
 from reelscribe.pipeline.training.ray_launch import train_on_ray
@@ -102,6 +103,7 @@ def _check_writable(folder: Path) -> None:
 
 def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: OpenProgress) -> Trained:
     """Run the loop, in this process or on Ray; every epoch is tracked and leaves a checkpoint that can be used as a model."""
+    told: set[str] = set()  # a warning comes once, however often it is true
     with progress("training") as advance:
 
         def on_epoch(trained: Trained) -> None:
@@ -111,13 +113,28 @@ def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, prog
             save_bundle(
                 folder / "checkpoint", spec=_spec(config, data), state=trained.state, card=f"Epoch {trained.epoch} of {config.name}.\n"
             )
+            if trained.health:
+                _log_gradients(trained.health, epoch, folder, run, told)
             advance(epoch, config.training.epochs, f"loss {metrics['train_loss']:.3f}, validation top-1 {metrics['val_top1']:.3f}")
 
         if config.training.workers > 1 or config.cluster.address:
             return train_on_ray(config, data, folder=folder, on_epoch=on_epoch)
         model = new_recognizer(config.model, config.transform, num_classes=len(data.labels), seed=config.seed)
         device = pick_device(config.training.device)
-        return Trainer(model, config.training, data, seed=config.seed, device=device).fit(on_epoch)
+        return Trainer(model, config.training, data, seed=config.seed, device=device, augmentation=config.augmentation, folder=folder).fit(
+            on_epoch
+        )
+
+
+def _log_gradients(health: GradientHealth, epoch: int, folder: Path, run: RunTracker, told: set[str]) -> None:
+    """Track a picture of the gradients, and say what is wrong with them."""
+    picture = folder / f"gradients_{epoch:04}.png"
+    gradients(health.by_frame, health.of_last, health.by_layer, picture)
+    run.log_artifact(picture, "pictures")
+    kind, _, _ = health.warning.partition(":")
+    if kind and kind not in told:
+        told.add(kind)
+        note(f"epoch {epoch}: {health.warning}")
 
 
 def _spec(config: Config, data: TrainingData, **extra: Any) -> BundleSpec:

@@ -1,25 +1,31 @@
 """The training loop: the same code in one process and on every worker of a cluster.
 
-Nothing here depends on how the work is spread. An epoch's order, a clip's view and a step's dropout follow from the seed alone; each
-worker takes its slice of every global batch, and gradients are averaged so that the step equals that of one process.
+Nothing here depends on how the work is spread. What a batch holds and a step's dropout follow from the seed alone; each worker takes its
+slice of every global batch, and gradients are averaged so that the step equals that of one process.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torchmetrics.functional.classification import multiclass_f1_score
 
-from reelscribe.pipeline.config import TrainingConfig
-from reelscribe.pipeline.errors import TrainingError
-from reelscribe.pipeline.training.data import ClipSet, TrainingData, stable_seed
+from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
+from reelscribe.pipeline.training import bad_batch
+from reelscribe.pipeline.training.batches import Batches, Draw
+from reelscribe.pipeline.training.data import TrainingData, stable_seed
+from reelscribe.pipeline.training.gradients import GradientHealth, gradient_health
+from reelscribe.pipeline.training.losses import ClipLoss, balanced_weights
+from reelscribe.pipeline.training.optimization import Schedule, averaged, is_better, parameter_groups
+from reelscribe.pipeline.training.passes import ArrayNetwork, Passes
 
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer
@@ -53,25 +59,14 @@ class Trained:
     history: list[EpochMetrics]  # one entry per epoch
     epoch: int  # the epoch whose weights were kept, from 1
     val_logits: Tensor  # (N, C) of the weights kept, in the order of the validation clips
-
-
-class _FromArrays(nn.Module):
-    """The recognizer as the loop calls it, on frames or on features that were computed before."""
-
-    def __init__(self, model: Recognizer) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        grid = self.model.encode(inputs) if inputs.dtype == torch.uint8 else inputs.float()
-        logits: Tensor = self.model.forward_head(self.model.forward_features(grid, lengths), lengths)
-        return logits
+    health: GradientHealth | None = None  # of the gradients in the last epoch, where it was measured
 
 
 class Trainer:
     """Trains one recognizer on prepared clips.
 
     ``wrap`` turns the network into a data-parallel one on a cluster (Ray Train's ``prepare_model``); in one process it is left out.
+    ``folder`` is for what a person should look at when training cannot go on.
     """
 
     def __init__(
@@ -82,117 +77,125 @@ class Trainer:
         *,
         seed: int,
         device: torch.device,
+        augmentation: AugmentationConfig | None = None,
+        folder: Path | None = None,
         world: World | None = None,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        self.config, self.data, self.seed, self.device = config, data, seed, device
+        self.config, self.data, self.seed, self.device, self.folder = config, data, seed, device, folder
         self.world = world or World()
         self.model = model.to(device)
-        self.plain = _FromArrays(self.model)
+        self.average = averaged(self.model, config.ema_decay)
+        self.plain = ArrayNetwork(self.model)
         self.network = wrap(self.plain) if wrap else self.plain
-        self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), lr=config.learning_rate)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate_factor)
+        classes = len(data.labels)
+        self.batches = Batches(data.train, classes, config, augmentation or AugmentationConfig(), seed=seed)
+        self.loss = ClipLoss(
+            label_smoothing=config.label_smoothing,
+            class_weights=balanced_weights(data.train.targets, classes) if config.class_weights == "balanced" else None,
+        )
+        self.passes = Passes(self.network, self.model, self.loss, config, device)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.learning_rate)
+        self.schedule = Schedule(self.optimizer, config, len(self.batches.epoch(1)))
+
+    @property
+    def result(self) -> Recognizer:
+        """The network that is evaluated and kept: that of averaged weights where there is one."""
+        return cast("Recognizer", self.average.module) if self.average else self.model
 
     def fit(self, on_epoch: Callable[[Trained], None]) -> Trained:
-        """Train for all epochs, or until the validation loss has not improved for ``patience`` epochs.
+        """Train for all epochs, or until the monitored figure has not improved for ``patience`` epochs.
 
-        With patience the weights with the best validation loss are kept, else the last. ``on_epoch`` is given what would be left if
-        training ended now. Raises TrainingError on a gradient that is not finite.
+        With patience the weights of the best epoch are kept, else the last. ``on_epoch`` is given what would be left if training ended
+        now. Raises TrainingError on a loss or a gradient that is not finite.
         """
         history: list[EpochMetrics] = []
         kept: Trained | None = None
         for epoch in range(1, self.config.epochs + 1):
-            metrics: EpochMetrics = {
-                "epoch": float(epoch),
-                "learning_rate": self.config.learning_rate * self._learning_rate_factor(self.schedule.last_epoch),
-                **self._train_epoch(epoch),
-            }
+            learning_rate, health = self.schedule.learning_rate, self._gradient_health(epoch)
+            metrics: EpochMetrics = {"epoch": float(epoch), "learning_rate": learning_rate, **self._train_epoch(epoch)}
             logits, val_metrics = self.validate()
-            history.append(metrics | val_metrics)
-            if kept is None or not self.config.patience or val_metrics["val_loss"] < kept.history[kept.epoch - 1]["val_loss"]:
-                kept = Trained(state=_copy_state(self.model), history=list(history), epoch=epoch, val_logits=logits)
+            history.append(metrics | val_metrics | (health.metrics if health else {}))
+            monitored = val_metrics[self.config.monitor]
+            if kept is None or not self.config.patience or is_better(monitored, self._monitored(kept), self.config.monitor):
+                kept = Trained(state=_copy_state(self.result), history=list(history), epoch=epoch, val_logits=logits, health=health)
             else:
-                kept = replace(kept, history=list(history))
+                kept = replace(kept, history=list(history), health=health)
             on_epoch(kept)
+            self.schedule.end_epoch(monitored)
             if self.config.patience and epoch - kept.epoch >= self.config.patience:
                 break
         assert kept is not None
         return kept
 
+    def _monitored(self, kept: Trained) -> float:
+        return kept.history[kept.epoch - 1][self.config.monitor]
+
     def _train_epoch(self, epoch: int) -> EpochMetrics:
         self.network.train()
-        clips = self.data.train
-        order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(stable_seed(self.seed, "order", epoch))).tolist()
         sums = torch.zeros(2, device=self.device)  # loss, correct
-        for step in range(self.steps_per_epoch):
-            batch = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
-            sums += self._train_step(clips, batch, epoch, step)
+        for step, draws in enumerate(self.batches.epoch(epoch)):
+            sums += self._train_step(epoch, step, draws)
         loss, correct = self.world.total(sums).tolist()
-        return {"train_loss": loss / len(clips), "train_top1": correct / len(clips)}
+        clips = len(self.data.train)
+        return {"train_loss": loss / clips, "train_top1": correct / clips}
 
-    def _train_step(self, clips: ClipSet, batch: list[int], epoch: int, step: int) -> Tensor:
+    def _train_step(self, epoch: int, step: int, draws: list[Draw]) -> Tensor:
         """One optimizer step on the global batch; returns this worker's summed loss and count of correct clips."""
-        part = self.world.part(len(batch))
-        mine = batch[part]
-        weight = 1.0 if mine else 0.0  # a worker with no clip in a short last batch still takes part in the averaging
-        mine = mine or batch[:1]
-        views = [stable_seed(self.seed, "view", epoch, i) % len(clips.files[i]) for i in mine]
-        inputs, lengths, targets = (t.to(self.device) for t in clips.batch(mine, views))
-        torch.manual_seed(stable_seed(self.seed, "dropout", epoch, step))
-        self.model.set_shard(min(part.start, len(batch) - len(mine)), len(batch))
-        logits = self.network(inputs, lengths)
-        loss = weight * cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing, reduction="sum")
+        part = self.world.part(len(draws))
+        rows = range(part.start, part.stop)
+        weight = 1.0 if rows else 0.0  # a worker with no clip in a short last batch still takes part in the averaging
+        batch = self.batches.load(epoch, step, draws, rows or range(1))
         self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.world.size / len(batch)).backward()  # averaged over workers this is the mean over the global batch
+        scale = weight * self.world.size / len(draws)  # averaged over workers this is the mean over the global batch
+        sums = weight * self.passes(batch, scale=scale, seed=stable_seed(self.seed, "dropout", epoch, step))
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-        if not bool(torch.isfinite(norm)):
-            raise TrainingError(
-                f"epoch {epoch}, step {step + 1}: the gradient is not finite (loss {loss.item():g}); "
-                "lower training.learning_rate or training.clip_norm"
-            )
+        if not bool(torch.isfinite(norm + sums[0])):
+            self._stop(epoch, step, draws, loss=sums[0].item(), norm=norm.item())
         self.optimizer.step()
         self.schedule.step()
-        return torch.stack([loss.detach(), weight * (logits.argmax(dim=1) == targets).sum()])
+        if self.average:
+            self.average.update_parameters(self.model)
+        return sums
+
+    def _stop(self, epoch: int, step: int, draws: list[Draw], *, loss: float, norm: float) -> NoReturn:
+        """End the run before a step that would spoil the weights; every worker may do so, as each knows the whole batch."""
+        video_ids = [self.data.train.video_ids[draw.clip] for draw in draws]
+        arrays = [self.batches.array(epoch, draw) for draw in draws]
+        targets = torch.tensor([self.data.train.targets[draw.clip] for draw in draws])
+        losses = bad_batch.clip_losses(self.plain, arrays, targets, self.loss)
+        file = bad_batch.keep(self.folder, video_ids, arrays, targets, losses) if self.folder else None
+        what = f"the loss ({loss:g}) or its gradient (norm {norm:g}) is not finite"
+        raise bad_batch.training_error(f"epoch {epoch}, step {step + 1}", what, video_ids, arrays, losses, file)
+
+    def _gradient_health(self, epoch: int) -> GradientHealth | None:
+        """That of the first batch of the epoch; one worker measures it all."""
+        every = self.config.gradient_health_every
+        if not every or (epoch - 1) % every or self.world.rank:
+            return None
+        clips = ((self.batches.array(epoch, draw), self.data.train.targets[draw.clip]) for draw in self.batches.epoch(epoch)[0])
+        return gradient_health(self.model, clips, self.loss, max_frames=self.config.tbptt_frames)
 
     @torch.no_grad()
     def validate(self) -> tuple[Tensor, EpochMetrics]:
-        """Logits (N, C) of every validation clip, on the CPU, and their loss and accuracy; each worker runs its part."""
-        self.plain.eval()
+        """Logits (N, C) of every validation clip, on the CPU, and their loss and scores; each worker runs its part.
+
+        In fp32 whatever the precision of training, as the saved model will be run.
+        """
+        network = ArrayNetwork(self.result).eval()
         clips = self.data.val
         part = self.world.part(len(clips))
         logits = torch.zeros(len(clips), len(self.data.labels), device=self.device)
         for i in range(part.start, part.stop):  # one by one: an answer does not depend on its neighbours
-            inputs, lengths, _ = clips.batch([i], [0])
-            logits[i] = self.plain(inputs.to(self.device), lengths.to(self.device))[0]
+            array = clips.array(i, 0).to(self.device)
+            logits[i] = network(array[None], torch.tensor([len(array)], device=self.device))[0][0]
         logits = self.world.total(logits).cpu()
         targets = torch.tensor(clips.targets)
-        top1 = (logits.argmax(dim=1) == targets).float().mean().item()
-        return logits, {"val_loss": cross_entropy(logits, targets).item(), "val_top1": top1}
-
-    def _learning_rate_factor(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero."""
-        warmup = self.config.warmup_epochs * self.steps_per_epoch
-        total = self.config.epochs * self.steps_per_epoch
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
-
-
-def _parameter_groups(model: Recognizer, config: TrainingConfig) -> list[dict[str, object]]:
-    """Encoder and head at their own rates; weight decay only on matrices, not on biases and norms."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.encoder_learning_rate if in_encoder else config.learning_rate,
-            "weight_decay": config.weight_decay if is_matrix else 0.0,
+        return logits, {
+            "val_loss": cross_entropy(logits, targets).item(),
+            "val_top1": (logits.argmax(dim=1) == targets).float().mean().item(),
+            "val_macro_f1": multiclass_f1_score(logits, targets, num_classes=logits.shape[1], average="macro").item(),
         }
-        for (in_encoder, is_matrix), parameters in groups.items()
-    ]
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ def train_on_ray(config: Config, data: TrainingData, *, folder: Path, on_epoch: 
         queue = Queue(actor_options={"num_cpus": 0})
         trainer = TorchTrainer(
             _train_on_worker,
-            train_loop_config={"config": config.model_dump(mode="json"), "data": data, "queue": queue},
+            train_loop_config={"config": config.model_dump(mode="json"), "data": data, "folder": folder.absolute(), "queue": queue},
             scaling_config=ScalingConfig(
                 num_workers=config.training.workers,
                 use_gpu=config.training.gpus_per_worker > 0,
@@ -52,7 +52,7 @@ def train_on_ray(config: Config, data: TrainingData, *, folder: Path, on_epoch: 
             try:
                 trainer.fit()
             except TrainingFailedError as error:
-                raise TrainingError(f"training on Ray failed: {error}") from error
+                queue.put(TrainingError(f"training on Ray failed: {error}"))  # unless a worker gave its own reason before
             finally:
                 queue.put(None)
             trained = last.result()
@@ -62,11 +62,17 @@ def train_on_ray(config: Config, data: TrainingData, *, folder: Path, on_epoch: 
 
 
 def _hand_on(queue: Any, on_epoch: Callable[[Trained], None]) -> Trained | None:
-    """Take what rank 0 sends until it sends None; returns the last."""
+    """Take what workers send until None comes; returns the last of rank 0's epochs, or raises the first error."""
     last: Trained | None = None
-    while (trained := queue.get()) is not None:
-        last = trained
-        on_epoch(trained)
+    errors: list[TrainingError] = []
+    while (sent := queue.get()) is not None:
+        if isinstance(sent, TrainingError):
+            errors.append(sent)
+        else:
+            last = sent
+            on_epoch(sent)
+    if errors:
+        raise errors[0]
     return last
 
 
@@ -84,7 +90,13 @@ def _train_on_worker(task: dict[str, Any]) -> None:
         data,
         seed=config.seed,
         device=get_device(),
+        augmentation=config.augmentation,
+        folder=task["folder"],
         world=World(context.get_world_rank(), context.get_world_size()),
         wrap=prepare_model,
     )
-    trainer.fit(task["queue"].put if context.get_world_rank() == 0 else lambda _: None)
+    try:
+        trainer.fit(task["queue"].put if context.get_world_rank() == 0 else lambda _: None)
+    except TrainingError as error:
+        task["queue"].put(error)
+        raise

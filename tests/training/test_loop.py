@@ -38,7 +38,7 @@ def drawn_data(folder: Path, *, train: int, val: int) -> TrainingData:
                 np.save(paths[-1], frames[::-1] if i % 2 else frames)
             files.append(tuple(paths))
             targets.append(i % 2)
-        return ClipSet(files=tuple(files), targets=tuple(targets))
+        return ClipSet(video_ids=tuple(f"{name}-{i}" for i in range(count)), files=tuple(files), targets=tuple(targets))
 
     return TrainingData(labels=LABELS, train=clip_set("train", train, 2), val=clip_set("val", val, 1), failures=())
 
@@ -135,16 +135,16 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> 
     with torch.no_grad():
         model.classifier.weight.fill_(float("nan"))
     before = model.classifier.bias.clone()
-    with pytest.raises(TrainingError, match=r"epoch 1, step 1: the gradient is not finite"):
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1: the loss .nan. or its gradient"):
         Trainer(model, CONFIG, data, seed=0, device=torch.device("cpu")).fit(lambda _: None)
     assert torch.equal(model.classifier.bias, before)
 
 
 def test_only_matrices_decay_and_the_encoder_has_its_own_rate() -> None:
-    from reelscribe.pipeline.training.loop import _parameter_groups
+    from reelscribe.pipeline.training.optimization import parameter_groups
 
     model = recognizer()
-    groups = _parameter_groups(model, CONFIG)
+    groups = parameter_groups(model, CONFIG)
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}  # type: ignore[attr-defined]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

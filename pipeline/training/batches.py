@@ -1,0 +1,109 @@
+"""What the loop reads at each step. All of it follows from the seed, and nothing from how many workers share the work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.utils.data import WeightedRandomSampler
+
+from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
+from reelscribe.pipeline.predictor import pad
+from reelscribe.pipeline.training.augment import augment_stored
+from reelscribe.pipeline.training.data import ClipSet, stable_seed
+from reelscribe.pipeline.training.losses import balanced_weights
+
+
+class Draw(NamedTuple):
+    """A clip as it comes in an epoch; ``repeat`` counts how often it came before in the same epoch."""
+
+    clip: int
+    repeat: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some rows of a global batch."""
+
+    inputs: Tensor  # (B, T, ...) frames uint8 or features, padded with zeros
+    lengths: Tensor  # (B,)
+    targets: Tensor  # (B,) class indices, or (B, C) shares of classes
+    offset: int  # the first row's place in the global batch
+    total: int  # rows of the global batch
+
+    def split(self, parts: int) -> list[Batch]:
+        """At most so many batches with even shares of the rows, none of them empty."""
+        sizes = [len(rows) for rows in torch.arange(len(self.lengths)).tensor_split(parts) if len(rows)]
+        columns = zip(
+            *(column.split(sizes) for column in (self.inputs, self.lengths, self.targets)), np.cumsum([0, *sizes[:-1]]), strict=True
+        )
+        return [
+            Batch(
+                inputs=inputs[:, : int(lengths.max())], lengths=lengths, targets=targets, offset=self.offset + int(start), total=self.total
+            )
+            for inputs, lengths, targets, start in columns
+        ]
+
+
+class Batches:
+    """The batches of every epoch: order, views, changes made anew in each epoch, and blends of two clips."""
+
+    def __init__(self, clips: ClipSet, num_classes: int, training: TrainingConfig, augmentation: AugmentationConfig, *, seed: int) -> None:
+        self.clips, self.num_classes, self.seed = clips, num_classes, seed
+        self.training, self.augmentation = training, augmentation
+
+    def epoch(self, epoch: int) -> list[list[Draw]]:
+        """The global batches of an epoch: every clip once, or with ``balanced_sampling`` as many draws, in which classes come alike."""
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "order", epoch))
+        count = len(self.clips)
+        if self.training.balanced_sampling:
+            weights = balanced_weights(self.clips.targets, self.num_classes)[torch.tensor(self.clips.targets)]
+            order = list(WeightedRandomSampler(weights.tolist(), count, generator=generator))
+        else:
+            order = torch.randperm(count, generator=generator).tolist()
+        seen: Counter[int] = Counter()
+        draws = []
+        for clip in order:
+            draws.append(Draw(clip, seen[clip]))
+            seen[clip] += 1
+        return [draws[start : start + self.training.batch_size] for start in range(0, count, self.training.batch_size)]
+
+    def array(self, epoch: int, draw: Draw) -> Tensor:
+        """The clip in one of its views, changed at random: (T, ...)."""
+        view = (stable_seed(self.seed, "view", epoch, draw.clip) + draw.repeat) % len(self.clips.files[draw.clip])
+        return augment_stored(self.clips.array(draw.clip, view), self.augmentation, seed=stable_seed(self.seed, "stored", epoch, *draw))
+
+    def load(self, epoch: int, step: int, draws: Sequence[Draw], rows: range) -> Batch:
+        """These rows of a global batch."""
+        targets = torch.tensor([self.clips.targets[draw.clip] for draw in draws])
+        if self.training.mixup:
+            arrays, targets = self._mixed(epoch, step, draws, rows, targets)
+        else:
+            arrays = [self.array(epoch, draws[row]) for row in rows]
+        inputs, lengths = pad(arrays)
+        return Batch(inputs=inputs, lengths=lengths, targets=targets[rows.start : rows.stop], offset=rows.start, total=len(draws))
+
+    def _mixed(self, epoch: int, step: int, draws: Sequence[Draw], rows: range, targets: Tensor) -> tuple[list[Tensor], Tensor]:
+        """mixup (arXiv 1710.09412): each clip of the batch blended with another; arrays of the rows, and shares of classes of all."""
+        random = np.random.default_rng(stable_seed(self.seed, "mixup", epoch, step))
+        others = random.permutation(len(draws))
+        shares = torch.from_numpy(random.beta(self.training.mixup, self.training.mixup, len(draws))).float()
+        arrays = {row: self.array(epoch, draws[row]) for row in {*rows, *others[rows.start : rows.stop].tolist()}}
+        classes = one_hot(targets, self.num_classes).float()
+        return (
+            [blend(arrays[row], arrays[int(others[row])], float(shares[row])) for row in rows],
+            shares[:, None] * classes + (1 - shares[:, None]) * classes[others],
+        )
+
+
+def blend(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """``share`` of one clip (T, ...) and the rest of another of any length, played in the same time; the type and length of the first."""
+    times = (torch.arange(len(first)) * 2 + 1) * len(second) // (2 * len(first))  # the middle of each frame
+    mixed = share * first.float() + (1 - share) * second[times].float()
+    return (mixed if first.is_floating_point() else mixed.round()).to(first.dtype)

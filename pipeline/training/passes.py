@@ -1,0 +1,115 @@
+"""The passes of one optimizer step: a worker's clips go forward and back in parts, and long clips in chunks of frames.
+
+However they are cut, what adds up is the gradient of one loss: the sum over clips of each clip's loss.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from reelscribe.pipeline.config import TrainingConfig
+from reelscribe.pipeline.training.batches import Batch
+from reelscribe.pipeline.training.losses import ClipLoss
+
+if TYPE_CHECKING:
+    from reelscribe.models.recognizer import Recognizer, RecognizerState
+
+
+class ArrayNetwork(nn.Module):
+    """The recognizer as the loop calls it, on frames or on features that were computed before."""
+
+    def __init__(self, model: Recognizer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, inputs: Tensor, lengths: Tensor, state: RecognizerState | None = None, *, carry: bool = False
+    ) -> tuple[Tensor, RecognizerState | None]:
+        """Inputs (B, T, ...) -> logits (B, C); with ``carry`` those of all frames since the clip's first, and the state after them."""
+        grid = self.model.encode(inputs) if inputs.dtype == torch.uint8 else inputs.float()
+        if carry:
+            return self.model.extend_grid(grid, lengths, state)
+        return self.model.forward_head(self.model.forward_features(grid, lengths), lengths), None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Neighbouring frames of the clips of a batch."""
+
+    frames: slice
+    lengths: Tensor  # (B,) frames of each clip in it; 1 for a clip that ended before
+    weights: Tensor  # (B,) share of the loss at its end in the clip's loss; 0 for a clip that ended before
+
+
+def chunks(lengths: Tensor, size: int) -> list[Chunk]:
+    """Clips of these lengths (B,) in chunks of ``size`` frames; 0 is one chunk.
+
+    The label belongs to the clip, not to a frame, so the loss is taken at the end of every chunk, else all chunks but the last would
+    learn nothing. A clip's weights grow with the frames seen so far and add up to 1: late answers know more (arXiv 1503.08909, 3.4).
+    """
+    longest = int(lengths.max())
+    size = size or longest
+    starts = torch.arange(0, longest, size)
+    ends = torch.where(starts < lengths[:, None], torch.minimum(starts + size, lengths[:, None]), 0)  # (B, chunks)
+    weights = ends / ends.sum(dim=1, keepdim=True)
+    return [
+        Chunk(frames=slice(start, start + size), lengths=(lengths - start).clamp(1, size), weights=weights[:, i])
+        for i, start in enumerate(starts.tolist())
+    ]
+
+
+class Passes:
+    """Forward and back over a worker's part of a global batch."""
+
+    def __init__(self, network: nn.Module, model: Recognizer, loss: ClipLoss, config: TrainingConfig, device: torch.device) -> None:
+        self.network, self.model, self.loss, self.config, self.device = network, model, loss, config, device
+
+    def __call__(self, batch: Batch, *, scale: float, seed: int) -> Tensor:
+        """Add the gradient of ``scale`` times the summed loss; returns the sums (2,) of loss and of right answers.
+
+        Every pass starts from the same seed and draws dropout for the whole global batch, so that a clip has one mask, however it is cut.
+        """
+        sums = torch.zeros(2, device=self.device)
+        parts = batch.split(self.config.accumulate)
+        for part in parts:
+            sums += self._part(part, scale=scale, seed=seed, last=part is parts[-1])
+        return sums
+
+    def _part(self, batch: Batch, *, scale: float, seed: int, last: bool) -> Tensor:
+        """Truncated back-propagation through time (Williams and Peng 1990): the state goes on, the gradient ends with the chunk."""
+        self.model.set_shard(batch.offset, batch.total)
+        targets = batch.targets.to(self.device)
+        classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
+        sums = torch.zeros(2, device=self.device)
+        state = None
+        plan = chunks(batch.lengths, self.config.tbptt_frames)
+        for chunk in plan:
+            inputs, lengths, weights = (t.to(self.device) for t in (batch.inputs[:, chunk.frames], chunk.lengths, chunk.weights))
+            torch.manual_seed(seed)
+            with self._averaging(last and chunk is plan[-1]):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                    logits, state = self.network(inputs, lengths, state, carry=len(plan) > 1)
+                loss = (weights * self.loss(logits, targets)).sum()
+                (scale * loss).backward()
+            state = _detached(state)
+            ends = batch.lengths <= chunk.frames.stop  # and so this is the answer to the whole clip
+            right = (logits.argmax(dim=1) == classes) & (weights > 0) & ends.to(self.device)
+            sums += torch.stack([loss.detach(), right.sum()])
+        return sums
+
+    def _averaging(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged over workers once a step: in the last pass, which all of them have."""
+        if isinstance(self.network, DistributedDataParallel) and not last:
+            return self.network.no_sync()
+        return nullcontext()
+
+
+def _detached(state: RecognizerState | None) -> RecognizerState | None:
+    """The state without its past."""
+    return state and type(state)._make(part and tuple(tensor.detach() for tensor in part) for part in state)
