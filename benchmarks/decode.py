@@ -12,9 +12,6 @@ of two decode workers and a library gets two threads. Ours also counts the frame
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +23,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from machine import machine
 
 from reelscribe.pipeline.errors import VideoError
 from reelscribe.pipeline.sampling import AnySampling, DenseSampling, KeyframeSampling, UniformSampling, plan_times
@@ -183,20 +181,10 @@ def row(path: Path, plan: str, length_s: int, threads: int, *, repeats: int, poo
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-    load = os.getloadavg()[0]
-    today = datetime.datetime.now(datetime.UTC).date()
-    return (
-        f"{today}; {model}, {os.cpu_count()} cores, load {load:.1f} at the start; Python {platform.python_version()}, PyAV {av.__version__}"
-    )
-
-
 def main(lengths: Sequence[int], heights: Sequence[int], repeats: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     libraries = [name for name in CONTENDERS if name != "ours"]
-    print(machine() + f"; median of {repeats}\n")
+    print(f"{machine("av", "opencv-python-headless", "decord")}; median of {repeats}\n")
     print("| file | plan | threads | ours, ms | " + " | ".join(f"{name} / ours" for name in libraries) + " | best library / ours |")
     print("|---|---|---|---|" + "---|" * (len(libraries) + 1))
     with DecodePool(2) as pool:

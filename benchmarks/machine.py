@@ -1,4 +1,4 @@
-"""Where and with what a benchmark ran, in one line."""
+"""Where, when and with what a table was measured."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-LIBRARIES = ("av", "opencv-python-headless", "decord", "torchcodec")
 
-
-def machine() -> str:
-    """Date, processor, cores, load, Python, and the versions of the readers' libraries that are installed."""
+def machine(*packages: str) -> str:
+    """Date, processor, cores, load, Python, and the versions of these packages, for the line above a table."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
     installed = {package.metadata["Name"]: package.version for package in metadata.distributions()}
-    versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES if name in installed)
+    versions = "".join(f", {name} {installed[name]}" for name in packages if name in installed)
     today = datetime.datetime.now(datetime.UTC).date()
-    return f"{today}; {model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, {versions}"
+    return f"{today}; {model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}{versions}"

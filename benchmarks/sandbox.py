@@ -136,7 +136,7 @@ def counting_videos(folder: Path) -> Iterator[Path]:
 
 def main(inputs: Sequence[Path], *, files: int, seed: int, reads: int, rounds: int, keep: Path) -> None:
     videos = videos_below(inputs)
-    print(machine(), flush=True)
+    print(machine("av"), flush=True)
     if files:
         with tempfile.TemporaryDirectory() as folder:
             outcomes_of_damage([*videos, *counting_videos(Path(folder))], count=files, seed=seed, keep=keep)

@@ -60,9 +60,12 @@ class WindowAttention(RecurrentLayer):
     def _bias(self, queries: int, keys: int, count: Tensor | None) -> Tensor:
         """What is added to the score of each query and key, (1 or B, heads, queries, keys): minus infinity where it may not look."""
         position = torch.arange(keys, device=self.lag_bias.device)
-        lag = position[keys - queries :, None] - position  # of the last keys are the queries
-        hidden = (lag < 0) | (lag >= self.context)
-        bias = self.lag_bias[:, lag.clamp(0, self.context - 1)].masked_fill(hidden, float("-inf"))[None]
+        if count is not None and queries == 1:  # a step: of a full window, nothing is out of sight
+            bias = self.lag_bias.flip(1)[None, :, None]
+        else:
+            lag = position[keys - queries :, None] - position  # of the last keys are the queries
+            hidden = (lag < 0) | (lag >= self.context)
+            bias = self.lag_bias[:, lag.clamp(0, self.context - 1)].masked_fill(hidden, float("-inf"))[None]
         if count is None:
             return bias
         empty = position < (keys - queries - count)[:, None]  # (B, keys): the cache is filled from its end
