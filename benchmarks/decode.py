@@ -184,7 +184,7 @@ def row(path: Path, plan: str, length_s: int, threads: int, *, repeats: int, poo
 def main(lengths: Sequence[int], heights: Sequence[int], repeats: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     libraries = [name for name in CONTENDERS if name != "ours"]
-    print(f"{machine("av", "opencv-python-headless", "decord")}; median of {repeats}\n")
+    print(f"{machine('av', 'opencv-python-headless', 'decord')}; median of {repeats}\n")
     print("| file | plan | threads | ours, ms | " + " | ".join(f"{name} / ours" for name in libraries) + " | best library / ours |")
     print("|---|---|---|---|" + "---|" * (len(libraries) + 1))
     with DecodePool(2) as pool:

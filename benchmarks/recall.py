@@ -132,7 +132,7 @@ def cell(found: Sequence[tuple[float, int | None]]) -> str:
 
 def main(names: Sequence[str], delays: Sequence[int], seeds: int, steps: int, picture: Path | None) -> None:
     torch.set_num_threads(1)
-    print(f"{machine("torch")}; {seeds} seeds, at most {steps} steps, chance {1 / CLASSES:.2f}\n")
+    print(f"{machine('torch')}; {seeds} seeds, at most {steps} steps, chance {1 / CLASSES:.2f}\n")
     print("| core | " + " | ".join(f"K = {delay}" for delay in delays) + " |")
     print("|---|" + "---|" * len(delays))
     curves: dict[str, tuple[list[float], list[float]]] = {}

@@ -77,7 +77,7 @@ def compare(works: dict[str, Callable[[], None]], repeats: int) -> tuple[dict[st
 def main(lengths: Sequence[int], repeats: int) -> None:
     torch.set_num_threads(1)
     made = {"torch.nn.GRU": torch_gru()} | {label: ours(name, options) for label, (name, options) in CONTENDERS.items()}
-    print(f"{machine("torch")}; median of {repeats} turns\n")
+    print(f"{machine('torch')}; median of {repeats} turns\n")
     columns = []
     for frames in lengths:
         works = {label: (lambda train=train, frames=frames: train(frames)) for label, (train, _, _) in made.items()}

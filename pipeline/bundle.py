@@ -46,6 +46,11 @@ class BundleSpec(BaseModel):
     sampling: SamplingSpec
     transform: TransformConfig
     temperature: float = Field(default=1.0, gt=0, description="logits are divided by it; fitted on the validation split")
+    precision: float | None = Field(default=None, gt=0, le=1, description="wanted of accepted labels; None accepts and refuses nothing")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="confidence from which on a label is accepted; None: no confidence gives the precision"
+    )
+    leaks: int = Field(default=0, ge=0, description="pairs of training and held-out clips known not to be independent")
     metrics: dict[str, float] = {}
     config_digest: str = ""
     data_digest: str = ""

@@ -30,7 +30,22 @@ class DataConfig(_Section):
     manifest: str = Field(description="CSV, TSV, JSONL or Parquet label file, or a folder of class folders")
     train_split: str = "train"
     val_split: str = "val"
+    test_split: str = Field(default="test", description="never trained on nor chosen by; looked at only to see that it does not leak")
     val_fraction: float = Field(default=0.2, gt=0, lt=1, description="share held out, by whole groups, where there is no split column")
+    split_seed: int = Field(default=0, ge=0, lt=2**32, description="of what is held out at random; the seed of the run does not change it")
+    folds: int = Field(default=0, ge=0, description="train and validate so many times, by whole groups; 0 takes the split")
+    fold: str = Field(default="", description="hold out this fold alone: a value of the fold column, else a number from 0")
+    leak_check: Literal["frames", "files"] = Field(
+        default="frames", description="look for clips that are, or look, the same in training and held-out data; files compares only bytes"
+    )
+    allow_leaks: bool = Field(default=False, description="train in spite of leaks, and mark the result")
+
+    @field_validator("folds")
+    @classmethod
+    def _at_least_two(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one fold holds everything out; expected 0, or 2 or more")
+        return value
 
 
 class TransformConfig(_Section):
@@ -147,6 +162,14 @@ class TrainingConfig(_Section):
         return self
 
 
+class EvaluationConfig(_Section):
+    """What is asked of the finished model."""
+
+    precision: float = Field(
+        default=0.95, gt=0, le=1, description="share of right labels wanted among the accepted ones; sets the confidence that accepts one"
+    )
+
+
 class DecodeConfig(_Section):
     """Readers and their limits."""
 
@@ -215,6 +238,7 @@ class Config(_Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     decode: DecodeConfig = DecodeConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -38,10 +38,20 @@ class ArrayRequest:
 
 
 class FeatureCache:
-    """A folder of ``.npy`` files named by digest; many processes may fill it at once."""
+    """A folder of ``.npy`` files named by digest; many processes may fill it at once.
+
+    An object of this class digests each video once: it is for one training, or a series over the same files.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._digests: dict[str, str | VideoError] = {}
+
+    def digest(self, uri: str) -> str | VideoError:
+        """See source.content_digest; a video that cannot be read gives the reason."""
+        if uri not in self._digests:
+            self._digests[uri] = _digest_or_error(uri)
+        return self._digests[uri]
 
     def path(self, key: str) -> Path:
         """Where the array of this key is, or would be."""
@@ -63,13 +73,9 @@ class FeatureCache:
         compute: Callable[[Clip, ArrayRequest], AnyArray],
     ) -> Iterator[tuple[ArrayRequest, Path | VideoError]]:
         """Have every array, decoding only for those that are missing; yields each request once, in order of completion."""
-        digests: dict[str, str | VideoError] = {}
         missing: list[tuple[ArrayRequest, ClipRequest]] = []
         for request in requests:
-            uri = request.clip.uri
-            if uri not in digests:
-                digests[uri] = _digest_or_error(uri)
-            content = digests[uri]
+            content = self.digest(request.clip.uri)
             if isinstance(content, VideoError):
                 yield request, content
                 continue

@@ -3,9 +3,8 @@
 Formats, told by the end of the name: ``.csv``, ``.tsv``, ``.jsonl`` (or ``.ndjson``), ``.parquet`` (or ``.pq``), and a folder of class
 folders (``left/a.mp4``, or ``train/left/a.mp4`` where all the folders at the top are named after splits).
 
-Columns are found by name, in any order and case; see ``COLUMNS`` for the names understood. Other columns are left alone (``fold`` is one:
-a fold is not a split until somebody chooses it), but one that looks like a mistyped name of ours is an error, since a column ``spilt`` that
-is passed over would leak the test set into training.
+Columns are found by name, in any order and case; see ``COLUMNS`` for the names understood. Other columns are left alone, but one that looks
+like a mistyped name of ours is an error, since a column ``spilt`` that is passed over would leak the test set into training.
 
 Paths. A relative path is taken from the manifest's folder, with ``..`` if need be; an absolute path and a ``file://``, ``http(s)://`` or
 ``s3://`` URI are kept. A local path always leaves here as an absolute one and any other scheme is refused, so that no text in a manifest
@@ -47,6 +46,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("label", pa.string()),
         pa.field("group", pa.string()),  # clips of one group never land on both sides of a split
         pa.field("split", pa.string()),
+        pa.field("fold", pa.string()),  # the part of a cross-validation; no split until somebody chooses it
     )
 )
 
@@ -58,6 +58,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "label": ("label", "class", "class_name", "category", "action"),
     "group": ("group", "group_id", "source"),
     "split": ("split", "subset", "partition"),
+    "fold": ("fold",),
 }
 SCHEMES = ("file", *REMOTE_SCHEMES)
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -128,10 +129,10 @@ def _faults_named(path: str) -> Iterator[None]:
 def table_digest(table: pa.Table) -> str:
     """SHA-256 (hex) of what a table says, the same for every order of rows, file format, and place on disk.
 
-    It covers all columns but ``uri``: ids, times, labels, groups and splits. Where the files lie differs between machines, and what is in
-    them is covered by the digest that each decoded clip carries.
+    It covers ids, times, labels, groups and splits. Where the files lie differs between machines, and what is in them is covered by the
+    digest that each decoded clip carries; how a cross-validation divides the clips is not what the table says of them.
     """
-    names = [name for name in MANIFEST_SCHEMA.names if name != "uri"]
+    names = [name for name in MANIFEST_SCHEMA.names if name not in ("uri", "fold")]
     columns = [table.column(name).to_pylist() for name in names]
     lines = sorted(json.dumps(row, ensure_ascii=False) for row in zip(*columns, strict=True))
     return hashlib.sha256("\n".join([json.dumps(names), *lines]).encode()).hexdigest()
@@ -203,7 +204,7 @@ def _mistyped(name: str, found: Mapping[str, str]) -> str:
     """The name that ``name`` differs from by one swapped, lost, added or wrong letter, among the columns not there."""
     from difflib import get_close_matches
 
-    wanted = [allowed[0] for column, allowed in COLUMNS.items() if column not in found]
+    wanted = [allowed[0] for column, allowed in COLUMNS.items() if column not in found and column != "fold"]  # "folder" is no mistake
     return next(iter(get_close_matches(name, wanted, n=1, cutoff=0.8)), "")
 
 
@@ -226,6 +227,7 @@ def _row(values: Mapping[str, Any], folder: Path, *, require_labels: bool) -> di
         "label": label or None,
         "group": _text(values.get("group"), "group").strip() or None,
         "split": _text(values.get("split"), "split").strip() or None,
+        "fold": _text(values.get("fold"), "fold").strip() or None,
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from reelscribe.pipeline.bundle import ModelBundle
+from reelscribe.pipeline.bundle import BundleSpec, ModelBundle
 from reelscribe.pipeline.errors import ModelError, UsageError
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.types import Frames
@@ -25,7 +25,9 @@ class Prediction:
     label: str
     confidence: float  # probability of the label, after temperature scaling
     top_k: tuple[tuple[str, float], ...]  # most probable first
+    accepted: bool | None  # whether the confidence reaches the model's threshold; None for a model without one
     scores: npt.NDArray[np.float32]  # (C,) probabilities, in the order of the model's labels
+    logits: npt.NDArray[np.float32]  # (views, C) as the network gives them, before the temperature
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -69,15 +71,17 @@ class Predictor:
 
     def _predict(self, clip: Clip) -> Prediction:
         frames, lengths = pad([frames_tensor(view) for view in clip.views])
-        logits = self.model(frames.to(self.device), lengths.to(self.device)).float()  # (views, C)
-        scores = (logits / self.bundle.spec.temperature).softmax(dim=-1).mean(dim=0).cpu().numpy()
-        return to_prediction(scores, self.bundle.spec.labels)
+        logits = self.model(frames.to(self.device), lengths.to(self.device)).float().cpu()  # (views, C)
+        return to_prediction(logits.numpy(), self.bundle.spec)
 
 
-def to_prediction(scores: npt.NDArray[np.float32], labels: Sequence[str]) -> Prediction:
-    """Probabilities (C,) in words; equal scores keep the order of the labels. Raises ModelError for numbers that are not finite."""
+def to_prediction(logits: npt.NDArray[np.float32], spec: BundleSpec) -> Prediction:
+    """Logits (views, C) in words; equal scores keep the order of the labels. Raises ModelError for numbers that are not finite."""
+    scores = (torch.from_numpy(logits) / spec.temperature).softmax(dim=-1).mean(dim=0).numpy()
     if not np.isfinite(scores).all():
         raise ModelError("the model gives numbers that are not finite; its weights are damaged")
     order = np.argsort(-scores, kind="stable")[:TOP_K]
-    top_k = tuple((labels[i], float(scores[i])) for i in order)
-    return Prediction(label=top_k[0][0], confidence=top_k[0][1], top_k=top_k, scores=scores)
+    top_k = tuple((spec.labels[i], float(scores[i])) for i in order)
+    label, confidence = top_k[0]
+    accepted = None if spec.precision is None else spec.threshold is not None and confidence >= spec.threshold
+    return Prediction(label=label, confidence=confidence, top_k=top_k, accepted=accepted, scores=scores, logits=logits)

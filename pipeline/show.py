@@ -12,6 +12,7 @@ from reelscribe.pipeline.errors import VideoError
 from reelscribe.pipeline.tracking.uri import redact
 
 if TYPE_CHECKING:
+    from reelscribe.pipeline.bundle import BundleSpec
     from reelscribe.pipeline.demo import DemoResult
     from reelscribe.pipeline.doctor import Check, VideoFacts
     from reelscribe.pipeline.labeling.job import JobSummary
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from reelscribe.pipeline.training.data import Failure
     from reelscribe.pipeline.training.evaluation import Evaluation
     from reelscribe.pipeline.training.job import TrainingResult
+    from reelscribe.pipeline.training.leaks import Leak
 
 _SHOWN_CONFUSIONS = 5
 
@@ -35,13 +37,18 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
                 "model": result.model_uri,
                 "version": version and version.version,
                 "folder": str(result.bundle.folder),
-                "metrics": result.evaluation.scores.metrics,
+                "metrics": result.bundle.spec.metrics,
+                "temperature": result.bundle.spec.temperature,
+                "threshold": result.bundle.spec.threshold,
+                "leaks": [asdict(leak) for leak in result.leaks],
                 "failures": [asdict(failure) for failure in result.failures],
             }
         )
         return
-    metrics = result.evaluation.scores.metrics
+    metrics = result.bundle.spec.metrics
     say(f"validation top-1 {metrics['top1']:.3f} on {metrics['clips']:.0f} clips (majority class {metrics['majority']:.3f})")
+    _leaks(result.leaks)
+    _confidence(result.bundle.spec)
     _failures(result.failures)
     aliases = "".join(f" @{alias}" for alias in result.version.aliases) if result.version else ""
     say(f"model     {result.model_uri}{aliases}   folder {result.bundle.folder}")
@@ -220,7 +227,8 @@ def predictions(answers: list[Answer], *, as_json: bool) -> None:
             rows.append((answer.uri, answer.outcome.failure, f"{answer.outcome}; {answer.outcome.advice}"))
         else:
             others = ", ".join(f"{label} {p:.3f}" for label, p in answer.outcome.top_k[1:3])
-            rows.append((answer.uri, f"{answer.outcome.label} {answer.outcome.confidence:.3f}", others))
+            doubt = " (below the threshold)" if answer.outcome.accepted is False else ""
+            rows.append((answer.uri, f"{answer.outcome.label} {answer.outcome.confidence:.3f}{doubt}", others))
     print_table(["video", "label", "then"], rows)
 
 
@@ -287,8 +295,26 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "uri": answer.uri,
         "label": answer.outcome.label,
         "confidence": answer.outcome.confidence,
+        "accepted": answer.outcome.accepted,
         "top_k": [{"label": label, "confidence": confidence} for label, confidence in answer.outcome.top_k],
     }
+
+
+def _leaks(leaks: tuple[Leak, ...]) -> None:
+    if leaks:
+        say(f"NOT TO BE TRUSTED: {len(leaks)} leak(s) between training and held-out clips, e.g. {leaks[0]}")
+
+
+def _confidence(spec: BundleSpec) -> None:
+    metrics = spec.metrics
+    say(f"calibration error {metrics['ece_before']:.3f}, with temperature {spec.temperature:.2f} {metrics['ece']:.3f}")
+    if spec.threshold is None:
+        say(f"no confidence gives a precision of {spec.precision:g}: no label is accepted")
+    else:
+        say(
+            f"for a precision of {spec.precision:g}, labels are accepted from a confidence of {spec.threshold:.3f} on: "
+            f"{metrics['accepted_share']:.0%} of the clips, {metrics['accepted_precision']:.3f} of them right"
+        )
 
 
 def _failures(failures: tuple[Failure, ...]) -> None:

@@ -50,11 +50,11 @@ def refused(path: str, *, require_labels: bool = True) -> str:
 def test_every_column_of_a_csv(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "path,label,split,group,start_s,end_s,video_id\nvideos/a b.mp4,left,train,cam1,1.5,3,first\nb.mp4,right,val,,,,\n",
+        "path,label,split,group,start_s,end_s,video_id,fold\nvideos/a b.mp4,left,train,cam1,1.5,3,first,0\nb.mp4,right,val,,,,,\n",
     )
     assert rows(read_manifest(path, require_labels=True)) == [
-        dict(zip(NAMES, ["first", str(tmp_path / "videos/a b.mp4"), 1.5, 3.0, "left", "cam1", "train"], strict=True)),
-        dict(zip(NAMES, ["b.mp4", str(tmp_path / "b.mp4"), None, None, "right", None, "val"], strict=True)),
+        dict(zip(NAMES, ["first", str(tmp_path / "videos/a b.mp4"), 1.5, 3.0, "left", "cam1", "train", "0"], strict=True)),
+        dict(zip(NAMES, ["b.mp4", str(tmp_path / "b.mp4"), None, None, "right", None, "val", None], strict=True)),
     ]
 
 
@@ -111,6 +111,7 @@ def manifests(draw: st.DrawFn) -> list[dict[str, Any]]:
                 "label": draw(word),
                 "group": draw(st.none() | word),
                 "split": draw(st.none() | word),
+                "fold": draw(st.none() | word),
             }
         )
     return table
@@ -425,14 +426,14 @@ def test_nothing_to_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: 
 
 
 def test_the_digest_changes_with_every_column_but_the_place(tmp_path: Path) -> None:
-    row = dict(zip(NAMES, ["a", "/x/a.mp4", 1.0, 2.0, "left", "g", "train"], strict=True))
+    row = dict(zip(NAMES, ["a", "/x/a.mp4", 1.0, 2.0, "left", "g", "train", "0"], strict=True))
 
     def digest(**changes: Any) -> str:
         return table_digest(pa.Table.from_pylist([row | changes], schema=MANIFEST_SCHEMA))
 
-    changed = [digest(**{name: (3.5 if name.endswith("_s") else "other")}) for name in NAMES if name != "uri"]
+    changed = [digest(**{name: (3.5 if name.endswith("_s") else "other")}) for name in NAMES if name not in ("uri", "fold")]
     assert len({digest(), *changed, digest(group=None), digest(group="")}) == len(changed) + 3
-    assert digest(uri="/y/a.mp4") == digest()
+    assert digest(uri="/y/a.mp4", fold="1") == digest()
     text = '["video_id", "start_s", "end_s", "label", "group", "split"]\n["a", 1.0, 2.0, "left", "g", "train"]'
     assert digest() == hashlib.sha256(text.encode()).hexdigest()  # runs of other releases must stay comparable
 

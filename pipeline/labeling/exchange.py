@@ -17,7 +17,8 @@ from reelscribe.pipeline.labeling.stages import Decoded, Failed, Labelled, Outco
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.types import Frames, VideoInfo
 
-_ARROW_OF = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_(), "float | None": pa.float64()}
+_ARROW_OF = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
+_ARROW_OF |= {f"{name} | None": kind for name, kind in _ARROW_OF.items()}
 _INTS, _FLOATS = pa.list_(pa.int64()), pa.list_(pa.float64())
 
 

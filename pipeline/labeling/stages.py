@@ -62,6 +62,7 @@ class Labelled:
     reader: str
     content_digest: str
     duration_s: float
+    accepted: bool | None = None
 
     def __post_init__(self) -> None:
         if len(self.frame_index) != len(self.frame_time_s):
@@ -162,4 +163,5 @@ def _labelled(clip: Clip, prediction: Prediction) -> Labelled:
         reader=clip.views[0].backend,
         content_digest=clip.digest,
         duration_s=clip.info.duration_s,
+        accepted=prediction.accepted,
     )

@@ -16,6 +16,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 TRAIN_COLOR, VAL_COLOR = "#c2410c", "#1d4ed8"  # told apart by the colour-blind too, and by line style
 MAX_LABEL_CHARACTERS = 28
 
+Bins = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
 
 def curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Loss and top-1 accuracy by epoch, as a PNG of 1200 x 480 pixels.
@@ -100,6 +102,37 @@ def gradients(by_frame: Sequence[float], of_last: Sequence[float], by_layer: Map
     for axes in (time, layers):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def calibration(before: Bins, after: Bins, path: Path, *, errors: tuple[float, float], threshold: float | None) -> None:
+    """How often labels of a confidence are right, before and after calibration, over how many clips; a PNG of 1200 x 520 pixels.
+
+    ``before`` and ``after`` are (count, mean confidence, accuracy) by bin of confidence, ``errors`` the two expected calibration errors.
+    ``threshold`` is the confidence from which on labels are accepted. Raises ValueError for bins of different number.
+    """
+    figure = _figure(width=12, height=5.2)
+    rows = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
+    kinds = (("before", before, errors[0], TRAIN_COLOR), ("after", after, errors[1], VAL_COLOR))
+    for (above, below), (name, (count, confidence, accuracy), error, color) in zip(rows.T, kinds, strict=True):
+        if not len(count) == len(confidence) == len(accuracy):
+            raise ValueError(f"{len(count)} counts, {len(confidence)} confidences, {len(accuracy)} accuracies: expected as many of each")
+        above.plot([0, 1], [0, 1], ":", color="#64748b", label="as it should be")
+        above.plot(confidence[count > 0], accuracy[count > 0], "o-", color=color, markersize=4, label="as it is")
+        above.set_title(f"{name.capitalize()} calibration: error {error:.3f}", loc="left", fontweight="bold")
+        above.yaxis.set_major_formatter(PercentFormatter(1.0))
+        edges = np.linspace(0, 1, len(count) + 1)
+        below.bar(edges[:-1], count, width=edges[1:] - edges[:-1], align="edge", color=color, edgecolor="white")
+        below.set_xlabel("confidence")
+        below.set_xlim(0, 1)
+        for axes in (above, below):
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+            if name == "after" and threshold is not None:
+                axes.axvline(threshold, color="#0f172a", linewidth=1, label="accepted from here on")
+        above.legend(frameon=False, loc="upper left")
+    rows[0, 0].set_ylabel("right")
+    rows[1, 0].set_ylabel("clips")
     _save(figure, path)
 
 

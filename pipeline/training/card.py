@@ -6,9 +6,12 @@ from reelscribe.pipeline.bundle import BundleSpec
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.training.data import TrainingData
 from reelscribe.pipeline.training.evaluation import Evaluation
+from reelscribe.pipeline.training.leaks import Leak
+
+_LEAKS_SHOWN = 20
 
 
-def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation: Evaluation | None) -> str:
+def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation: Evaluation, leaks: tuple[Leak, ...]) -> str:
     """Markdown for a person who meets the model: what it does, what it learned from, how well, and its limits."""
     network = spec.model
     lines = [
@@ -29,13 +32,19 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
         f"- {len(data.train)} clips for training, {len(data.val)} for validation",
         f"- {len(data.failures)} left out because they could not be decoded",
         "",
+        *_leaks(leaks),
+        "## Validation",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4g} |" for name, value in spec.metrics.items()),
+        "",
+        "| label | recall |",
+        "|---|---|",
+        *(f"| {label} | {value:.3f} |" for label, value in evaluation.scores.recall.items()),
+        "",
+        *_confidence(spec),
     ]
-    if evaluation:
-        lines += ["## Validation", "", "| metric | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.4g} |" for name, value in evaluation.scores.metrics.items()]
-        lines += ["", "| label | recall |", "|---|---|"]
-        lines += [f"| {label} | {value:.3f} |" for label, value in evaluation.scores.recall.items()]
-        lines += [""]
     chosen = (
         f"the epoch with the best {config.training.monitor} was kept"
         if config.training.patience
@@ -44,9 +53,45 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
     lines += [
         "## Limits",
         "",
-        f"- The figures are from the validation split; {chosen}, and the temperature ({spec.temperature:.3f}) was fitted on it.",
+        f"- The figures are from the validation clips; {chosen}. Temperature and threshold were fitted on the same clips: "
+        "expect a little less on others.",
         "- The model always names one of its labels, also for a video that shows none of them: use the confidence.",
         "- It was trained on clips like those above; nothing is known of other cameras, places or people.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _confidence(spec: BundleSpec) -> list[str]:
+    """What the confidence means, and from where on to trust it."""
+    metrics = spec.metrics
+    lines = [
+        "## Confidence",
+        "",
+        f"- Logits are divided by a temperature of {spec.temperature:.3f}; the expected calibration error went from "
+        f"{metrics['ece_before']:.3f} to {metrics['ece']:.3f}.",
+    ]
+    if spec.precision and spec.threshold is not None:
+        lines.append(
+            f"- For a precision of {spec.precision:g}, accept a label from a confidence of {spec.threshold:.3f} on: that is "
+            f"{metrics['accepted_share']:.0%} of the validation clips, and {metrics['accepted_precision']:.3f} of these are right."
+        )
+    elif spec.precision:
+        lines.append(f"- No confidence gives a precision of {spec.precision:g}: no label is accepted.")
+    return [*lines, ""]
+
+
+def _leaks(leaks: tuple[Leak, ...]) -> list[str]:
+    """The mark of a result that cannot be trusted."""
+    if not leaks:
+        return []
+    more = [f"- and {len(leaks) - _LEAKS_SHOWN} more"] if len(leaks) > _LEAKS_SHOWN else []
+    return [
+        "## Leaks",
+        "",
+        "**The figures below are too good**: clips that judged the model are not independent of clips that it was trained on.",
+        "",
+        *(f"- {leak}" for leak in leaks[:_LEAKS_SHOWN]),
+        *more,
+        "",
+    ]

@@ -1,44 +1,30 @@
-"""From a manifest to the arrays that the loop reads: who is in which split, what each clip becomes, which clips fail."""
+"""From labelled rows to the arrays that the loop reads: what each clip becomes, and which clips fail."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from reelscribe.pipeline.config import Config, DataConfig
-from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
+from reelscribe.pipeline.config import Config
+from reelscribe.pipeline.errors import ManifestError, VideoError
 from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, module_digest
 from reelscribe.pipeline.predictor import frames_tensor
 from reelscribe.pipeline.sampling import DenseSampling
 from reelscribe.pipeline.training.augment import augment
+from reelscribe.pipeline.training.splits import Row, Splits, some
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox import DecodePool
 
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer
-
-Row = dict[str, Any]
-_MOST_NAMED = 10  # things listed in one message
-
-
-@dataclass(frozen=True, kw_only=True)
-class Splits:
-    """Labelled rows of a manifest by use, and the labels in the order of the model's outputs."""
-
-    labels: tuple[str, ...]
-    train: list[Row]
-    val: list[Row]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,62 +62,6 @@ class TrainingData:
     failures: tuple[Failure, ...]
 
 
-def split_rows(table: pa.Table, config: DataConfig, *, seed: int) -> Splits:
-    """Rows for training and validation, by the manifest's split column, else by holding out whole groups at random.
-
-    Raises ManifestError for a split that has no rows, or fewer than two labels.
-    """
-    rows = table.to_pylist()
-    if any(row["split"] for row in rows):
-        found = sorted({row["split"] for row in rows if row["split"]})
-        for name in (config.train_split, config.val_split):
-            if name not in found:
-                raise ManifestError(
-                    f"{config.manifest}: no row has the split '{name}'{nearest(name, found)} (splits there: {', '.join(found)})"
-                )
-        train = [row for row in rows if row["split"] == config.train_split]
-        val = [row for row in rows if row["split"] == config.val_split]
-        shared = sorted({row["group"] for row in train if row["group"]} & {row["group"] for row in val if row["group"]})
-        if shared:
-            raise ManifestError(f"{config.manifest}: groups on both sides of the split, so that scores would not be true: {_some(shared)}")
-    else:
-        train, val = _hold_out(rows, config.val_fraction, seed)
-    labels = sorted({row["label"] for row in train})
-    if len(labels) < 2:
-        raise ManifestError(f"{config.manifest}: the training rows have {len(labels)} label ({', '.join(labels)}), at least 2 are needed")
-    unseen = sorted({row["label"] for row in val} - set(labels))
-    if unseen:
-        raise ManifestError(f"{config.manifest}: labels of validation rows that no training row has: {_some(unseen)}")
-    return Splits(labels=tuple(labels), train=train, val=val)
-
-
-def _hold_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Split off about ``fraction`` of each label's rows. Rows of one group, or of one file, stay together; each label keeps a group."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row["group"] or row["uri"], []).append(row)
-    names = sorted(groups)
-    random.Random(seed).shuffle(names)
-    wanted = {label: fraction * count for label, count in Counter(row["label"] for row in rows).items()}
-    left = Counter(label for group in groups.values() for label in {row["label"] for row in group})
-    train: list[Row] = []
-    val: list[Row] = []
-    for name in names:
-        counts = Counter(row["label"] for row in groups[name])
-        held_out = all(wanted[label] >= 1 and left[label] > 1 for label in counts)
-        (val if held_out else train).extend(groups[name])
-        if held_out:
-            left -= Counter(counts.keys())
-            wanted = {label: share - counts[label] for label, share in wanted.items()}
-    if not val:
-        raise ManifestError(f"too few rows to hold out {fraction:.0%} for validation: add rows, or a split column with train and val")
-    return train, val
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
-
-
 def prepare(
     splits: Splits,
     config: Config,
@@ -163,7 +93,7 @@ def prepare(
     )
     gone = sorted(label for i, label in enumerate(splits.labels) if i not in data.train.targets)
     if gone or not data.val.targets:
-        what = f"no training clip of {_some(gone)}" if gone else "no validation clip"
+        what = f"no training clip of {some(gone)}" if gone else "no validation clip"
         first = data.failures[0]
         raise ManifestError(f"{config.data.manifest}: {what} can be decoded; {first.video_id}: {first.cause}")
     return data

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from reelscribe.pipeline.bundle import load_bundle
+from reelscribe.pipeline.bundle import BundleSpec, load_bundle
 from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
 from reelscribe.pipeline.manifest import read_manifest
-from reelscribe.pipeline.predictor import Prediction, Predictor
+from reelscribe.pipeline.predictor import Prediction, Predictor, to_prediction
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.training.data import Failure, stable_seed
 from reelscribe.pipeline.training.metrics import ClassificationScores, classification_scores
@@ -30,7 +31,13 @@ class Evaluation:
     labels: tuple[str, ...]
     scores: ClassificationScores
     predictions: dict[str, Prediction]  # by video id
+    truth: dict[str, str]  # the label of each of these
     failures: tuple[Failure, ...]
+
+    def confidences(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Of each clip, the confidence of its label and whether that is right: (N,) each."""
+        found = self.predictions.items()
+        return np.array([p.confidence for _, p in found]), np.array([p.label == self.truth[video_id] for video_id, p in found])
 
 
 def evaluate(
@@ -51,7 +58,6 @@ def evaluate(
     for row in rows:
         if row["label"] not in labels:
             raise ManifestError(f"{row['video_id']}: the model has no label '{row['label']}'{nearest(str(row['label']), labels)}")
-    by_id = {row["video_id"]: row for row in rows}
     requests = (
         (row["video_id"], predictor.bundle.request(row["uri"], row["start_s"], row["end_s"], backend=decode.backend)) for row in rows
     )
@@ -66,15 +72,27 @@ def evaluate(
         progress(len(predictions) + len(failures), len(rows))
     if not predictions:
         raise ManifestError(f"not one of {len(rows)} clips can be decoded; {failures[0].video_id}: {failures[0].cause}")
-    ordered = [row["video_id"] for row in rows if row["video_id"] in predictions]
-    probabilities = torch.from_numpy(np.stack([predictions[video_id].scores for video_id in ordered]))
-    targets = torch.tensor([labels.index(by_id[video_id]["label"]) for video_id in ordered])
-    return Evaluation(
-        labels=labels,
-        scores=classification_scores(probabilities, targets, labels),
-        predictions={video_id: predictions[video_id] for video_id in ordered},
-        failures=tuple(failures),
-    )
+    truth = {row["video_id"]: str(row["label"]) for row in rows if row["video_id"] in predictions}
+    ordered = {video_id: predictions[video_id] for video_id in truth}
+    return Evaluation(labels=labels, scores=_scores(ordered, truth, labels), predictions=ordered, truth=truth, failures=tuple(failures))
+
+
+def read_anew(evaluation: Evaluation, spec: BundleSpec) -> Evaluation:
+    """The same answers of the network, read with the temperature and the threshold of ``spec``."""
+    predictions = {video_id: to_prediction(found.logits, spec) for video_id, found in evaluation.predictions.items()}
+    return replace(evaluation, predictions=predictions, scores=_scores(predictions, evaluation.truth, spec.labels))
+
+
+def _scores(predictions: dict[str, Prediction], truth: dict[str, str], labels: tuple[str, ...]) -> ClassificationScores:
+    """Scores of predictions, in whose order ``truth`` is; where the model has a threshold, also of the labels that it accepts."""
+    probabilities = torch.from_numpy(np.stack([found.scores for found in predictions.values()]))
+    scores = classification_scores(probabilities, torch.tensor([labels.index(label) for label in truth.values()]), labels)
+    accepted = [found.label == truth[video_id] for video_id, found in predictions.items() if found.accepted]
+    if any(found.accepted is not None for found in predictions.values()):
+        scores.metrics["accepted_share"] = len(accepted) / len(predictions)
+    if accepted:
+        scores.metrics["accepted_precision"] = sum(accepted) / len(accepted)
+    return scores
 
 
 def evaluate_model(

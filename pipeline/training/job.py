@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
@@ -18,19 +21,21 @@ from reelscribe.pipeline.errors import UsageError
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest, table_digest
 from reelscribe.pipeline.predictor import Predictor, pick_device
-from reelscribe.pipeline.report.pictures import confusion_matrix, curves, gradients
+from reelscribe.pipeline.report.pictures import calibration, confusion_matrix, curves, gradients
 from reelscribe.pipeline.tracking.provenance import git_state
 from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.registry import ModelVersion, register_model
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.tracking.uri import tracking_uri
+from reelscribe.pipeline.training.calibration import acceptance, fit_temperature, reliability
 from reelscribe.pipeline.training.card import model_card
-from reelscribe.pipeline.training.data import Failure, Splits, TrainingData, prepare, split_rows
-from reelscribe.pipeline.training.evaluation import Evaluation, evaluate
+from reelscribe.pipeline.training.data import Failure, TrainingData, prepare
+from reelscribe.pipeline.training.evaluation import Evaluation, evaluate, read_anew
 from reelscribe.pipeline.training.gradients import GradientHealth
+from reelscribe.pipeline.training.leaks import Leak, find_leaks
 from reelscribe.pipeline.training.loop import Trained, Trainer
-from reelscribe.pipeline.training.metrics import fit_temperature
 from reelscribe.pipeline.training.ray_launch import train_on_ray
+from reelscribe.pipeline.training.splits import Splits, split_rows
 from reelscribe.pipeline.video.sandbox import DecodePool
 
 CONFIG_FILE = "config.yaml"  # an artifact of the run: `reelscribe train` takes it again
@@ -43,6 +48,8 @@ class TrainingResult:
     bundle: ModelBundle
     evaluation: Evaluation  # of the saved model on the validation clips
     failures: tuple[Failure, ...]  # clips left out because they could not be decoded
+    leaks: tuple[Leak, ...]  # between training and held-out clips, where they were allowed
+    epoch_s: float  # the median time of an epoch, validation included
     run_id: str
     tracking_uri: str
     version: ModelVersion | None  # in the registry
@@ -54,37 +61,48 @@ class TrainingResult:
         return f"models:/{self.version.name}/{self.version.version}" if self.version else str(self.bundle.folder)
 
 
-def run_training(config: Config, *, progress: OpenProgress) -> TrainingResult:
+def run_training(
+    config: Config, *, progress: OpenProgress, parent_run_id: str | None = None, cache: FeatureCache | None = None
+) -> TrainingResult:
     """Train, evaluate, track and register. ``progress(what)`` opens a progress line; see console.progress.
 
-    Raises UsageError before anything starts if the config, the data, the network, the device, the output folder or the tracking server is
-    not usable.
+    A series of trainings gives each the id of its own run and one cache. Raises UsageError before training starts if the config, the data,
+    the network, the device, the output folder or the tracking server is not usable, and if held-out clips leak into training.
     """
     output = Path(config.output).absolute()
     uri = tracking_uri(config.tracking.uri, config.output)
     table = read_manifest(config.data.manifest, require_labels=True)
-    splits = split_rows(table, config.data, seed=config.seed)
+    splits = split_rows(table, config.data)
     data_digest = table_digest(table)
     model = new_recognizer(config.model, config.transform, num_classes=len(splits.labels), seed=config.seed)
     model = model.to(pick_device(config.training.device)).eval()
-    _check_writable(output)
-    with RunTracker(uri=uri, experiment=config.tracking.experiment, run_name=config.name, seed=config.seed) as run:
+    check_writable(output)
+    cache = cache or FeatureCache(output / "cache")
+    tracking = config.tracking
+    with RunTracker(uri=uri, experiment=tracking.experiment, run_name=config.name, seed=config.seed, parent_run_id=parent_run_id) as run:
         run.log_params(config.model_dump(mode="json"))
         run.log_text(config.to_yaml(), CONFIG_FILE)
         run.log_dataset(name=config.name, source=config.data.manifest, digest=data_digest, context="training", num_rows=table.num_rows)
         folder = output / config.name / run.run_id
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
+            with progress("looking for leaks") as advance:
+                leaks = find_leaks(splits, config, pool=pool, cache=cache, progress=advance)
+            if leaks:
+                run.set_tags({"reelscribe.leaks": f"{len(leaks)}: " + "; ".join(str(leak) for leak in leaks)})
             with progress("decoding and encoding") as advance:
-                data = prepare(splits, config, model, pool=pool, cache=FeatureCache(output / "cache"), progress=advance)
-            trained = _fit(config, data, folder, run, progress)
-            bundle, evaluation = _finish(config, splits, data, trained, folder / "model", data_digest, pool, progress)
-        _log_results(run, folder, trained, bundle, evaluation, data)
+                data = prepare(splits, config, model, pool=pool, cache=cache, progress=advance)
+            trained, epoch_s = _fit(config, data, folder, run, progress)
+            raw = _evaluate(config, splits, data, trained, folder / "model", pool, progress)
+        bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", data_digest)
+        _log_results(run, folder, trained, bundle, raw, evaluation, data)
         version = _register(config, bundle, run.run_id, uri)
     alias_kept = config.tracking.alias if version and config.tracking.alias not in version.aliases else ""
     return TrainingResult(
         bundle=bundle,
         evaluation=evaluation,
         failures=data.failures,
+        leaks=leaks,
+        epoch_s=epoch_s,
         run_id=run.run_id,
         tracking_uri=uri,
         version=version,
@@ -92,7 +110,8 @@ def run_training(config: Config, *, progress: OpenProgress) -> TrainingResult:
     )
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Raises UsageError for a folder that cannot be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -101,29 +120,43 @@ def _check_writable(folder: Path) -> None:
         raise UsageError(f"the output folder {folder} cannot be written: {error.strerror}; choose another by output=FOLDER") from error
 
 
-def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: OpenProgress) -> Trained:
-    """Run the loop, in this process or on Ray; every epoch is tracked and leaves a checkpoint that can be used as a model."""
+def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: OpenProgress) -> tuple[Trained, float]:
+    """Run the loop, in this process or on Ray; every epoch is tracked and leaves a checkpoint that can be used as a model.
+
+    Returns also the median seconds of an epoch.
+    """
     told: set[str] = set()  # a warning comes once, however often it is true
+    ended, seconds = time.perf_counter(), list[float]()
     with progress("training") as advance:
 
         def on_epoch(trained: Trained) -> None:
+            nonlocal ended
+            seconds.append(time.perf_counter() - ended)
             metrics = trained.history[-1]
             epoch = int(metrics["epoch"])
-            run.log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step=epoch)
+            run.log_metrics({name: value for name, value in metrics.items() if name != "epoch"} | {"epoch_s": seconds[-1]}, step=epoch)
             save_bundle(
                 folder / "checkpoint", spec=_spec(config, data), state=trained.state, card=f"Epoch {trained.epoch} of {config.name}.\n"
             )
             if trained.health:
                 _log_gradients(trained.health, epoch, folder, run, told)
             advance(epoch, config.training.epochs, f"loss {metrics['train_loss']:.3f}, validation top-1 {metrics['val_top1']:.3f}")
+            ended = time.perf_counter()
 
         if config.training.workers > 1 or config.cluster.address:
-            return train_on_ray(config, data, folder=folder, on_epoch=on_epoch)
-        model = new_recognizer(config.model, config.transform, num_classes=len(data.labels), seed=config.seed)
-        device = pick_device(config.training.device)
-        return Trainer(model, config.training, data, seed=config.seed, device=device, augmentation=config.augmentation, folder=folder).fit(
-            on_epoch
-        )
+            trained = train_on_ray(config, data, folder=folder, on_epoch=on_epoch)
+        else:
+            trainer = Trainer(
+                new_recognizer(config.model, config.transform, num_classes=len(data.labels), seed=config.seed),
+                config.training,
+                data,
+                seed=config.seed,
+                device=pick_device(config.training.device),
+                augmentation=config.augmentation,
+                folder=folder,
+            )
+            trained = trainer.fit(on_epoch)
+    return trained, statistics.median(seconds)
 
 
 def _log_gradients(health: GradientHealth, epoch: int, folder: Path, run: RunTracker, told: set[str]) -> None:
@@ -143,41 +176,55 @@ def _spec(config: Config, data: TrainingData, **extra: Any) -> BundleSpec:
     )
 
 
+def _evaluate(
+    config: Config, splits: Splits, data: TrainingData, trained: Trained, folder: Path, pool: DecodePool, progress: OpenProgress
+) -> Evaluation:
+    """What the saved weights say of the validation clips, from the video files on, before any calibration."""
+    draft = save_bundle(folder, spec=_spec(config, data), state=trained.state, card="")
+    with progress("evaluating") as advance:
+        predictor = Predictor(draft, config.training.device)
+        return evaluate(predictor, splits.val, pool=pool, decode=config.decode, progress=advance)
+
+
 def _finish(
-    config: Config,
-    splits: Splits,
-    data: TrainingData,
-    trained: Trained,
-    folder: Path,
-    data_digest: str,
-    pool: DecodePool,
-    progress: OpenProgress,
+    config: Config, data: TrainingData, trained: Trained, raw: Evaluation, leaks: tuple[Leak, ...], folder: Path, data_digest: str
 ) -> tuple[ModelBundle, Evaluation]:
-    """Calibrate and save the model, then evaluate what was saved, from the video files on."""
+    """Calibrate on the validation clips, find the threshold for the wanted precision, and save the model whole."""
     git = git_state(Path.cwd())
+    logits = torch.from_numpy(np.stack([found.logits for found in raw.predictions.values()]))
+    targets = torch.tensor([data.labels.index(label) for label in raw.truth.values()])
     spec = _spec(
         config,
         data,
-        temperature=fit_temperature(trained.val_logits, torch.tensor(data.val.targets)),
+        temperature=fit_temperature(logits, targets),
+        leaks=len(leaks),
         config_digest=hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
         data_digest=data_digest,
         git_commit=git.commit if git else "",
     )
-    draft = save_bundle(folder, spec=spec, state=trained.state, card="")
-    with progress("evaluating") as advance:
-        predictor = Predictor(draft, config.training.device)
-        evaluation = evaluate(predictor, splits.val, pool=pool, decode=config.decode, progress=advance)
-    spec = spec.model_copy(update={"metrics": evaluation.scores.metrics})
-    card = model_card(spec, config, data, evaluation)
+    found = acceptance(*read_anew(raw, spec).confidences(), config.evaluation.precision)
+    spec = spec.model_copy(update={"precision": config.evaluation.precision, "threshold": found and found.threshold})
+    evaluation = read_anew(raw, spec)
+    spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | {"ece_before": raw.scores.metrics["ece"]}})
+    card = model_card(spec, config, data, evaluation, leaks)
     return save_bundle(folder, spec=spec, state=trained.state, card=card), evaluation
 
 
-def _log_results(run: RunTracker, folder: Path, trained: Trained, bundle: ModelBundle, evaluation: Evaluation, data: TrainingData) -> None:
+def _log_results(
+    run: RunTracker, folder: Path, trained: Trained, bundle: ModelBundle, raw: Evaluation, evaluation: Evaluation, data: TrainingData
+) -> None:
     """Final metrics, pictures, recall by class and the list of failures go to the run; the pictures stay in the folder too."""
-    run.log_metrics(evaluation.scores.metrics | {"epoch": trained.epoch, "failures": len(data.failures)})
+    run.log_metrics(bundle.spec.metrics | {"epoch": trained.epoch, "failures": len(data.failures)})
     curves(trained.history, folder / "curves.png")
     confusion_matrix(evaluation.scores.confusion, bundle.spec.labels, folder / "confusion_matrix.png")
-    for name in ("curves.png", "confusion_matrix.png"):
+    calibration(
+        reliability(*raw.confidences()),
+        reliability(*evaluation.confidences()),
+        folder / "reliability.png",
+        errors=(raw.scores.metrics["ece"], evaluation.scores.metrics["ece"]),
+        threshold=bundle.spec.threshold,
+    )
+    for name in ("curves.png", "confusion_matrix.png", "reliability.png"):
         run.log_artifact(folder / name, "pictures")
     failures = [asdict(failure) for failure in data.failures]
     # a label may hold signs that the name of a metric may not

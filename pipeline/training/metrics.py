@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
@@ -44,18 +43,3 @@ def classification_scores(probabilities: Tensor, targets: Tensor, labels: tuple[
         metrics["top5"] = multiclass_accuracy(probabilities, targets, num_classes=classes, average="micro", top_k=5).item()
     recall = {label: (confusion[i, i] / support[i]).item() for i, label in enumerate(labels) if support[i]}
     return ClassificationScores(metrics=metrics, recall=recall, confusion=confusion.numpy())
-
-
-def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """The temperature that minimizes the negative log-likelihood of logits (N, C) (arXiv 1706.04599), between 0.05 and 20."""
-    log_temperature = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(logits / log_temperature.exp(), targets)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return log_temperature.detach().exp().clamp(0.05, 20.0).item()

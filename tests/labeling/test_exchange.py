@@ -35,6 +35,7 @@ answers = st.integers(0, 4).flatmap(
         reader=texts,
         content_digest=texts,
         duration_s=times,
+        accepted=st.none() | st.booleans(),
     )
 )
 

@@ -32,6 +32,7 @@ LABELLED = Outcome(
         reader="pyav",
         content_digest="cd",
         duration_s=4.0,
+        accepted=False,
     ),
     unix_time_s=NOON.timestamp(),
 )
@@ -49,6 +50,7 @@ def test_a_label_becomes_one_row_with_all_it_rests_on() -> None:
             "end_s": 2.5,
             "label": "up",
             "confidence": 0.75,
+            "accepted": False,
             "top_k": [{"label": "up", "confidence": 0.75}, {"label": "down", "confidence": 0.25}],
             "frame_index": [3, 9],
             "frame_time_s": [0.1, 0.3],

@@ -1,76 +1,15 @@
-"""Who is trained on, and what augmentation may change."""
+"""What augmentation may change, and what a seed depends on."""
 
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
-import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from reelscribe.pipeline.config import AugmentationConfig, DataConfig
-from reelscribe.pipeline.errors import ManifestError
-from reelscribe.pipeline.manifest import MANIFEST_SCHEMA
+from reelscribe.pipeline.config import AugmentationConfig
 from reelscribe.pipeline.training.augment import augment
-from reelscribe.pipeline.training.data import split_rows, stable_seed
+from reelscribe.pipeline.training.data import stable_seed
 from reelscribe.pipeline.training.evaluation import _reorder
 from reelscribe.pipeline.video.types import Frames
-
-
-def table(rows: list[dict[str, object]]) -> pa.Table:
-    full = [
-        {"video_id": str(i), "uri": f"/{i}.mp4", "start_s": None, "end_s": None, "group": None, "split": None, **row}
-        for i, row in enumerate(rows)
-    ]
-    return pa.Table.from_pylist(full, schema=MANIFEST_SCHEMA)
-
-
-DATA = DataConfig(manifest="m.csv")
-
-
-def test_the_split_column_decides() -> None:
-    rows = [{"label": label, "split": split} for split in ("train", "val", "test") for label in ("b", "a")]
-    splits = split_rows(table(rows), DATA, seed=0)
-    assert splits.labels == ("a", "b")
-    assert {row["split"] for row in splits.train} == {"train"}
-    assert {row["split"] for row in splits.val} == {"val"}
-    assert len(splits.train) == len(splits.val) == 2
-
-
-@given(
-    groups=st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), min_size=12, max_size=30),
-    seed=st.integers(0, 5),
-)
-def test_held_out_groups_are_never_trained_on(groups: list[list[str]], seed: int) -> None:
-    rows = [{"label": label, "group": f"g{i}"} for i, group in enumerate(groups) for label in group]
-    try:
-        splits = split_rows(table(rows), DATA, seed=seed)
-    except ManifestError:
-        return  # too few rows of a label for a share of them
-    assert {r["group"] for r in splits.train}.isdisjoint(r["group"] for r in splits.val)
-    assert len(splits.train) + len(splits.val) == len(rows)
-    assert {r["label"] for r in splits.val} <= set(splits.labels)
-    again = split_rows(table(rows), DATA, seed=seed)
-    assert again == splits
-
-
-def test_about_a_fifth_of_each_label_is_held_out() -> None:
-    splits = split_rows(table([{"label": "ab"[i % 2]} for i in range(100)]), DATA, seed=3)
-    assert [sum(r["label"] == label for r in splits.val) for label in "ab"] == [10, 10]
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ([{"label": "a", "split": "train"}, {"label": "a", "split": "val"}], "1 label"),
-        ([{"label": "a", "split": "train"}, {"label": "b", "split": "train"}, {"label": "c", "split": "val"}], "no training row has: c"),
-        ([{"label": "a"}, {"label": "b"}], "too few rows to hold out 20%"),
-    ],
-)
-def test_data_that_cannot_be_trained_on_is_refused(rows: list[dict[str, object]], words: str) -> None:
-    with pytest.raises(ManifestError, match=words):
-        split_rows(table(rows), DATA, seed=0)
 
 
 def test_augmentation_off_changes_nothing() -> None:

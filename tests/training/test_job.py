@@ -29,7 +29,8 @@ def test_the_run_holds_all_that_repeats_it(trained: TrainingResult, tiny_config:
     assert run.data.params["sampling.num_frames"] == "6"
     assert len(history(trained.tracking_uri, trained.run_id, "train_loss")) == tiny_config.training.epochs
     assert run.data.metrics["top1"] == pytest.approx(trained.evaluation.scores.metrics["top1"])
-    assert {f.path for f in client.list_artifacts(trained.run_id, "pictures")} == {"pictures/curves.png", "pictures/confusion_matrix.png"}
+    pictures = {"pictures/curves.png", "pictures/confusion_matrix.png", "pictures/reliability.png"}
+    assert {f.path for f in client.list_artifacts(trained.run_id, "pictures")} == pictures
     assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
     assert "mlflow.source.git.commit" in run.data.tags
     assert load_config(client.download_artifacts(trained.run_id, "config.yaml")) == tiny_config
@@ -45,6 +46,7 @@ def test_the_model_is_registered_whole_under_its_alias(trained: TrainingResult) 
     card = (found.folder / "README.md").read_text()
     assert "## Validation" in card
     assert "clockwise" in card
+    assert "## Leaks" not in card
 
 
 def test_broken_training_files_are_left_out_and_named(trained: TrainingResult) -> None:

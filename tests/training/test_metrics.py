@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, f1_score
 
-from reelscribe.pipeline.training.metrics import classification_scores, fit_temperature
+from reelscribe.pipeline.training.metrics import classification_scores
 
 
 def test_scores_equal_scikit_learn() -> None:
@@ -35,17 +35,3 @@ def test_calibration_error_by_hand() -> None:
 def test_a_class_without_clips_has_no_recall() -> None:
     scores = classification_scores(torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]]), torch.tensor([0, 1]), ("a", "b", "c"))
     assert scores.recall == {"a": 1.0, "b": 1.0}
-
-
-@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
-def test_temperature_is_found(true_temperature: float) -> None:
-    """Labels drawn from the softmax of known logits, which are then scaled."""
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(20_000, 4, generator=generator)
-    targets = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
-    assert fit_temperature(logits * true_temperature, targets) == pytest.approx(true_temperature, rel=0.05)
-
-
-def test_temperature_stays_bounded_when_everything_is_right() -> None:
-    logits = torch.eye(3).repeat(5, 1) * 4
-    assert 0.05 <= fit_temperature(logits, torch.arange(3).repeat(5)) <= 1.0

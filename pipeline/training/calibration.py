@@ -1,0 +1,83 @@
+"""What a confidence is worth: the temperature that makes it a probability, how far it is from one, and from where on to accept a label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+RELIABILITY_BINS = 10
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+class Reliability(NamedTuple):
+    """Clips in bins of equal width of confidence from 0 to 1; a bin without clips has NaN for its means."""
+
+    clips: npt.NDArray[np.int64]  # (bins,)
+    confidence: Floats  # (bins,) mean
+    accuracy: Floats  # (bins,) share of right labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """The clips whose label is accepted, at the lowest confidence that gives the wanted precision."""
+
+    threshold: float  # accepted from this confidence on
+    precision: float  # share of right labels among the accepted clips
+    coverage: float  # share of clips accepted
+
+
+def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """The temperature that minimizes the negative log-likelihood (arXiv 1706.04599), between 0.05 and 20.
+
+    Logits are (N, C), or (N, views, C) whose probabilities are averaged over the views, as a Predictor does.
+    """
+    views = logits.view(len(logits), -1, logits.shape[-1])
+    log_temperature = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        scaled = views / log_temperature.exp()
+        # the logarithm of the mean over views, up to a constant
+        loss = torch.nn.functional.nll_loss(scaled.log_softmax(dim=-1).logsumexp(dim=1), targets)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return log_temperature.detach().exp().clamp(0.05, 20.0).item()
+
+
+def reliability(confidences: Floats, right: Bools, *, bins: int = RELIABILITY_BINS) -> Reliability:
+    """Mean confidence against accuracy, by bins of confidence; both are (N,)."""
+    which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)  # a bin holds its upper edge
+    count = np.bincount(which, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        return Reliability(
+            clips=count,
+            confidence=np.bincount(which, confidences, bins) / count,
+            accuracy=np.bincount(which, right.astype(float), bins) / count,
+        )
+
+
+def acceptance(confidences: Floats, right: Bools, precision: float) -> Acceptance | None:
+    """Accept as many clips as possible, most confident first, with at least ``precision`` of them right; None where no threshold does.
+
+    The figures are those of the clips given, (N,) each: few clips tell little of a high precision.
+    """
+    order = np.argsort(-confidences, kind="stable")
+    reached = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    last_of_its_confidence = np.append(np.diff(confidences[order]) < 0, True)  # equal ones are accepted together
+    good = np.nonzero((reached >= precision) & last_of_its_confidence)[0]
+    if not len(good):
+        return None
+    accepted = int(good[-1])
+    return Acceptance(
+        threshold=float(confidences[order[accepted]]), precision=float(reached[accepted]), coverage=(accepted + 1) / len(order)
+    )
