@@ -11,6 +11,19 @@ from reelscribe.models.naming import unknown
 
 Carried = tuple[Tensor, ...]
 
+_CHANGE_GAIN = 3  # most pixels change by little from frame to frame; what would leave the range of a byte is cut off
+
+
+def frame_changes(frames: Tensor, before: Tensor | None = None) -> Tensor:
+    """What changed in each pixel since the frame before, as pictures: grey where nothing did (the RGB difference of arXiv 1608.00859).
+
+    RGB bytes (B, T, 3, H, W) and the frame (B, 3, H, W) that came before them, None at the beginning of a clip -> bytes of that shape.
+    """
+    signed = frames.to(torch.int16)
+    first = signed[:, :1] if before is None else before[:, None].to(torch.int16)
+    change = signed - torch.cat((first, signed[:, :-1]), 1)
+    return (_CHANGE_GAIN * change + 128).clamp(0, 255).to(torch.uint8)
+
 
 class Motion(nn.Module, ABC):
     """``forward(grid, carried) -> (grid, carried)``: the next frames, and what is carried from the frames before."""

@@ -1,10 +1,10 @@
 """Video recognition with a frame encoder and a recurrent core.
 
-frames (B, T, 3, H, W) bytes
+frames (B, T, 3, H, W) bytes, or the pictures of what changes between them
   -> encoder      grid of features (B, T, D, h, w); cacheable when frozen
   -> projection   a few channels of each cell (B, T, P, h, w), by a 1x1 convolution
   -> motion       what moves in the grid; on few channels, so that a stream carries little
-  -> flatten      one vector a frame: position is kept, never pooled away
+  -> flatten      one vector a frame: position is kept, unless pooling is asked for
   -> recurrent    hidden states (B, T, hidden); a spatial core comes before the flattening, with P channels in each cell
   -> readout      one vector a clip, or one up to each frame
   -> classifier   logits (B, classes) or (B, T, classes)
@@ -22,9 +22,14 @@ from torch import Tensor, nn
 
 from reelscribe.models.dropout import SequenceDropout
 from reelscribe.models.encoders import build_encoder
-from reelscribe.models.motion import build_motion
+from reelscribe.models.motion import build_motion, frame_changes
+from reelscribe.models.naming import unknown
 from reelscribe.models.readout import build_readout
 from reelscribe.models.recurrent import build_core, core_kind
+
+
+ENCODER_INPUTS = ("frames", "changes")
+POOLINGS = ("none", "mean_max")
 
 
 class RecognizerState(NamedTuple):
@@ -33,6 +38,7 @@ class RecognizerState(NamedTuple):
     motion: tuple[Tensor, ...]
     recurrent: tuple[Tensor, ...]
     readout: tuple[Tensor, ...] | None  # None: the readout begins here
+    frame: tuple[Tensor, ...] = ()  # the last one (B, 3, H, W), where the encoder sees changes
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name, each with memory of its own, to be kept in a file of tensors (safetensors) or sent to another process."""
@@ -61,11 +67,28 @@ class GridFlatten(nn.Module):
         return out
 
 
+class GridPool(nn.Module):
+    """One vector a frame from the mean and the maximum over all cells: what there is, wherever it is."""
+
+    def __init__(self, channels: int, out_features: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.linear = nn.Linear(2 * channels, out_features)
+        self.norm = nn.LayerNorm(out_features)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(B, T, C, h, w) -> (B, T, out_features)."""
+        cells = torch.relu(grid + self.bias).flatten(3)  # (B, T, C, h * w)
+        out: Tensor = self.norm(self.linear(torch.cat((cells.mean(3), cells.amax(3)), 2)))
+        return out
+
+
 class Recognizer(nn.Module):
     """Encoder + recurrent core + readout -> class logits.
 
     ``frame_size`` is (height, width) in pixels. See build_encoder, build_motion, build_core and build_readout for the names and for the
-    options of the core; ``hidden_size`` is that of the vectors read out. With ``per_frame`` the logits are those up to each frame. With
+    options of the core; ``hidden_size`` is that of the vectors read out. ``encoder_input`` is ``frames`` or ``changes`` (see frame_changes),
+    ``pooling`` ``none`` keeps every cell of the grid in its place, ``mean_max`` pools them. With ``per_frame`` the logits are those up to each frame. With
     ``time_gaps`` every call takes ``gaps`` (B, T), the seconds since the frame before, zero at the first of a clip.
     Raises ValueError for a name or a number that cannot be.
     """
@@ -76,11 +99,13 @@ class Recognizer(nn.Module):
         num_classes: int,
         frame_size: tuple[int, int],
         encoder: str = "tf_efficientnet_lite0",
+        encoder_input: str = "frames",
         weights: str = "package",
         stride: int = 16,
         trainable_stages: int = 0,
         motion: str = "running_mean",
         projection: int = 32,
+        pooling: str = "none",
         recurrent: str = "gru",
         hidden_size: int = 256,
         layers: int = 1,
@@ -99,7 +124,12 @@ class Recognizer(nn.Module):
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
+        if encoder_input not in ENCODER_INPUTS:
+            raise unknown("encoder input", encoder_input, ENCODER_INPUTS)
+        if pooling not in POOLINGS:
+            raise unknown("pooling", pooling, POOLINGS)
         self.per_frame = per_frame
+        self.sees_changes = encoder_input == "changes"
         self.encoder = build_encoder(encoder, weights=weights, stride=stride, trainable_stages=trainable_stages)
         self.grid_size = self.encoder.grid_size(*frame_size)
         self.projection = nn.Conv2d(self.encoder.channels, projection, 1, bias=False)
@@ -120,7 +150,9 @@ class Recognizer(nn.Module):
             groups=groups,
             context=context,
         )
-        self.flatten = GridFlatten(projection if spatial else channels, self.grid_size[0] * self.grid_size[1], hidden_size)
+        kept = projection if spatial else channels
+        cells = self.grid_size[0] * self.grid_size[1]
+        self.flatten = GridFlatten(kept, cells, hidden_size) if pooling == "none" else GridPool(kept, hidden_size)
         self.readout = build_readout(readout, hidden_size)
         self.output_dropout = SequenceDropout(dropout)
         self.classifier = nn.Linear(hidden_size, num_classes)
@@ -133,10 +165,15 @@ class Recognizer(nn.Module):
         """Whether it can be stepped: the states at a time depend on nothing later."""
         return self.recurrent.causal
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """RGB bytes (B, T, 3, H, W) -> grid (B, T, D, h, w). The part that may be cached when the encoder is frozen."""
+    def encode(self, frames: Tensor, state: RecognizerState | None = None) -> Tensor:
+        """RGB bytes (B, T, 3, H, W), the next of running clips or whole ones -> grid (B, T, D, h, w).
+
+        The part that may be cached when the encoder is frozen.
+        """
         if frames.ndim != 5 or frames.shape[2] != 3 or frames.dtype != torch.uint8:
             raise ValueError(f"frames are {frames.dtype} {tuple(frames.shape)}, expected uint8 (B, T, 3, H, W)")
+        if self.sees_changes:
+            frames = frame_changes(frames, state.frame[0] if state is not None else None)
         grid: Tensor = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         return grid
 
@@ -161,25 +198,31 @@ class Recognizer(nn.Module):
         self, frames: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None
     ) -> tuple[Tensor, RecognizerState]:
         """What stepping would say after each of the next frames (B, T, 3, H, W): logits (B, T, num_classes), and the state after them."""
-        states, carried = self._continue(self.encode(frames), state, gaps)
+        states, carried = self._continue(self.encode(frames, state), state, gaps)
         summaries, readout = self.readout.running(states, state.readout if state is not None else None)
-        return self._classify(summaries), carried._replace(readout=readout)
+        return self._classify(summaries), carried._replace(readout=readout, frame=self._last(frames))
 
-    def extend(self, frames: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None) -> tuple[Tensor, RecognizerState]:
+    def extend(
+        self,
+        frames: Tensor,
+        state: RecognizerState | None = None,
+        gaps: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, RecognizerState]:
         """The next frames (B, T, 3, H, W) of running clips -> logits (B, num_classes) of all frames so far, and the state after them.
 
+        Of the frames the first lengths (B,) >= 1 count, None is all; the state after a clip that ends before T means nothing.
         Raises ValueError for a bidirectional model.
         """
-        lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
-        return self.extend_grid(self.encode(frames), lengths, state, gaps)
+        if lengths is None:
+            lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
+        logits, after = self.extend_grid(self.encode(frames, state), lengths, state, gaps)
+        return logits, after._replace(frame=self._last(frames))
 
     def extend_grid(
         self, grid: Tensor, lengths: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None
     ) -> tuple[Tensor, RecognizerState]:
-        """``extend`` on encoded frames (B, T, D, h, w), of which the first lengths (B,) >= 1 count.
-
-        The state after a clip that ends before T means nothing.
-        """
+        """``extend`` on encoded frames (B, T, D, h, w)."""
         states, carried = self._continue(grid, state, gaps)
         summary, readout = self.readout(states, lengths, state.readout if state is not None else None)
         return self._classify(summary), carried._replace(readout=readout)
@@ -193,6 +236,10 @@ class Recognizer(nn.Module):
         for module in self.modules():
             if isinstance(module, SequenceDropout):
                 module.shard = (offset, total)
+
+    def _last(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """What the next frames (B, T, 3, H, W) are compared with."""
+        return (frames[:, -1],) if self.sees_changes else ()
 
     def _continue(self, grid: Tensor, state: RecognizerState | None, gaps: Tensor | None) -> tuple[Tensor, RecognizerState]:
         """Grid of the next frames of running clips -> their states, and what is carried."""

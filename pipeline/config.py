@@ -98,6 +98,9 @@ class ModelConfig(_Section):
 
     encoder: str = Field(default="tf_efficientnet_lite0", description="a name from `reelscribe.models.encoders.ENCODERS`, or timm/NAME")
     weights: str = Field(default="package", description="package, hub, none, or a file of tensors")
+    encoder_input: Literal["frames", "changes"] = Field(
+        default="frames", description="what the encoder sees: pictures, or what changed in them since the frame before"
+    )
     stride: int = Field(default=16, description="pixels of input per cell of the grid the encoder gives")
     trainable_stages: int = Field(default=0, ge=0, description="last stages of the encoder that learn; 0 freezes it")
     motion: Literal["none", "difference", "running_mean", "shift", "shift_difference"] = Field(
@@ -105,6 +108,9 @@ class ModelConfig(_Section):
         description="how motion shows: the change since the frame before, or against the mean so far; channels taken from the frame before",
     )
     projection: int = Field(default=32, ge=1, description="channels that a 1x1 convolution keeps of each grid cell")
+    pooling: Literal["none", "mean_max"] = Field(
+        default="none", description="keep every cell in its place, or only mean and maximum over them, where it does not matter where"
+    )
     recurrent: Literal["rnn_tanh", "lstm", "gru", "convgru", "mingru", "minlstm", "transformer", "mean"] = "gru"
     hidden_size: int = Field(default=256, ge=1)
     layers: int = Field(default=1, ge=1)

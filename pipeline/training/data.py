@@ -131,7 +131,7 @@ class _Recipe:
             config.sampling.model_copy(update={"num_views": 1}) if isinstance(config.sampling, DenseSampling) else config.sampling
         )
         self.frozen = config.model.trainable_stages == 0
-        self.encoder_digest = module_digest(model.encoder) if self.frozen else "frames"
+        self.encoder_digest = f"{module_digest(model.encoder)} of {config.model.encoder_input}" if self.frozen else "frames"
 
     def requests(self, row: Row, *, train: bool) -> list[ArrayRequest]:
         """The plain clip for validation; ``augmentation.views`` changed copies for training."""

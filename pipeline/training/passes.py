@@ -32,9 +32,10 @@ class ArrayNetwork(nn.Module):
         self, inputs: Tensor, lengths: Tensor, state: RecognizerState | None = None, *, carry: bool = False
     ) -> tuple[Tensor, RecognizerState | None]:
         """Inputs (B, T, ...) -> logits (B, C); with ``carry`` those of all frames since the clip's first, and the state after them."""
-        grid = self.model.encode(inputs) if inputs.dtype == torch.uint8 else inputs.float()
+        stored = inputs.dtype != torch.uint8
         if carry:
-            return self.model.extend_grid(grid, lengths, state)
+            return self.model.extend_grid(inputs.float(), lengths, state) if stored else self.model.extend(inputs, state, lengths=lengths)
+        grid = inputs.float() if stored else self.model.encode(inputs)
         return self.model.forward_head(self.model.forward_features(grid, lengths), lengths), None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from reelscribe.models.encoders import build_encoder
 from reelscribe.models.motion import MOTIONS
 from reelscribe.models.readout import READOUTS
-from reelscribe.models.recognizer import Recognizer, RecognizerState
+from reelscribe.models.recognizer import ENCODER_INPUTS, POOLINGS, Recognizer, RecognizerState
 from reelscribe.models.recurrent import CORES
 
 CLASSES = 5
@@ -137,6 +137,53 @@ class TestEveryCombination:
         other.load_state_dict(load(save({k: v.contiguous() for k, v in model.state_dict().items()})), strict=True)
         with torch.no_grad():
             assert torch.equal(other(clips(), torch.tensor([7, 3, 1])), model(clips(), torch.tensor([7, 3, 1])))
+
+
+@pytest.mark.parametrize("encoder_input", ENCODER_INPUTS)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("core", ["gru", "convgru"])
+class TestInputsAndPoolings:
+    def test_chunks_of_any_size_equal_the_whole(self, core: str, pooling: str, encoder_input: str) -> None:
+        model = recognizer(encoder_input=encoder_input, pooling=pooling, recurrent=core).eval()
+        frames = clips(frames=9)
+        with torch.no_grad():
+            each, _ = model.frame_logits(frames)
+            torch.testing.assert_close(each[:, -1], model(frames, torch.full((3,), 9)), atol=1e-5, rtol=1e-5)
+            for sizes in ((1,) * 9, (4, 5), (2, 3, 4)):
+                state, begin = None, 0
+                for chunk in frames.split(list(sizes), dim=1):
+                    logits, _ = model.frame_logits(chunk, state)
+                    torch.testing.assert_close(logits, each[:, begin : begin + chunk.shape[1]], atol=1e-5, rtol=1e-5)
+                    logits, state = model.extend(chunk, state and RecognizerState.from_tensors(state.to_tensors()))
+                    begin += chunk.shape[1]
+                    torch.testing.assert_close(logits, each[:, begin - 1], atol=1e-5, rtol=1e-5)
+
+    def test_every_trainable_parameter_gets_a_finite_gradient(self, core: str, pooling: str, encoder_input: str) -> None:
+        model = recognizer(encoder_input=encoder_input, pooling=pooling, recurrent=core)
+        torch.nn.functional.cross_entropy(model(clips(), torch.tensor([7, 3, 2])), torch.tensor([0, 1, 2])).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_an_encoder_of_changes_sees_nothing_of_a_still_clip() -> None:
+    model = recognizer(encoder_input="changes").eval()
+    still = clips(batch=2, frames=1).expand(-1, 4, -1, -1, -1)
+    with torch.no_grad():
+        grid = model.encode(still)
+    torch.testing.assert_close(grid, grid[:1, :1].expand_as(grid))
+
+
+def test_pooling_forgets_where_and_keeping_does_not() -> None:
+    lengths = torch.full((3,), 7)
+    for pooling, same in (("mean_max", True), ("none", False)):
+        model = recognizer(pooling=pooling).eval()
+        with torch.no_grad():
+            grid = model.encode(clips())
+            turned = grid.roll((1, 2), dims=(3, 4))
+            logits, other = (model.forward_head(model.forward_features(g, lengths), lengths) for g in (grid, turned))
+        assert torch.allclose(logits, other, atol=1e-5) == same
 
 
 @pytest.mark.parametrize(("motion", "core"), [(m, "gru") for m in MOTIONS] + [("running_mean", c) for c in CORES if c != "gru"])
@@ -355,6 +402,8 @@ def test_default_model_steps_as_it_sees_the_whole() -> None:
         ({"bidirectional": True, "readout": "last"}, r"readout='last': the half that reads from the end has seen but one frame"),
         ({"readout": "atention"}, r"unknown readout 'atention'; nearest: attention"),
         ({"motion": "diff"}, r"unknown motion 'diff'"),
+        ({"encoder_input": "change"}, r"unknown encoder input 'change'; nearest: changes"),
+        ({"pooling": "max"}, r"unknown pooling 'max'.*\(known: none, mean_max\)"),
         ({"encoder": "tinny"}, r"unknown encoder 'tinny'; nearest: tiny"),
         ({"weights": "package"}, r"'tiny' learns from scratch"),
         ({"stride": 64}, r"stride 64: this encoder has strides 2, 4, 8, 16"),
@@ -390,5 +439,6 @@ def test_defaults_are_those_of_the_config() -> None:
 def test_the_config_knows_every_name() -> None:
     from reelscribe.pipeline.config import ModelConfig
 
-    for field, table in (("recurrent", CORES), ("motion", MOTIONS), ("readout", READOUTS)):
+    tables = {"recurrent": CORES, "motion": MOTIONS, "readout": READOUTS, "encoder_input": ENCODER_INPUTS, "pooling": POOLINGS}
+    for field, table in tables.items():
         assert get_args(ModelConfig.model_fields[field].annotation) == tuple(table)
