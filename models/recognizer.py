@@ -27,7 +27,6 @@ from reelscribe.models.naming import unknown
 from reelscribe.models.readout import build_readout
 from reelscribe.models.recurrent import build_core, core_kind
 
-
 ENCODER_INPUTS = ("frames", "changes")
 POOLINGS = ("none", "mean_max")
 
@@ -87,9 +86,10 @@ class Recognizer(nn.Module):
     """Encoder + recurrent core + readout -> class logits.
 
     ``frame_size`` is (height, width) in pixels. See build_encoder, build_motion, build_core and build_readout for the names and for the
-    options of the core; ``hidden_size`` is that of the vectors read out. ``encoder_input`` is ``frames`` or ``changes`` (see frame_changes),
-    ``pooling`` ``none`` keeps every cell of the grid in its place, ``mean_max`` pools them. With ``per_frame`` the logits are those up to each frame. With
-    ``time_gaps`` every call takes ``gaps`` (B, T), the seconds since the frame before, zero at the first of a clip.
+    options of the core; ``hidden_size`` is that of the vectors read out. ``encoder_input`` is ``frames`` or ``changes`` (see
+    frame_changes); ``pooling`` is ``none``, which keeps every cell of the grid in its place, or ``mean_max``. With ``per_frame`` the logits
+    are those up to each frame. With ``time_gaps`` every call takes ``gaps`` (B, T), the seconds since the frame before, zero at the first of
+    a clip.
     Raises ValueError for a name or a number that cannot be.
     """
 
