@@ -16,4 +16,5 @@ def machine(*packages: str) -> str:
     installed = {package.metadata["Name"]: package.version for package in metadata.distributions()}
     versions = "".join(f", {name} {installed[name]}" for name in packages if name in installed)
     today = datetime.datetime.now(datetime.UTC).date()
-    return f"{today}; {model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}{versions}"
+    load = os.getloadavg()[0]
+    return f"{today}; {model}, {os.cpu_count()} cores, load {load:.1f} at the start; Python {platform.python_version()}{versions}"

@@ -9,9 +9,10 @@ from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError
 
 from reelscribe.pipeline.errors import NetworkError, VideoError, VideoNotFoundError, VideoPermissionError
+from reelscribe.pipeline.video.remote import pieces
 
 TIMEOUT_S = 10.0  # to connect, and between two pieces of an answer
 _RETRIES = 3  # after half a second, one, and two
@@ -33,24 +34,31 @@ class HttpStore:
             self.size: int | None = 0
         else:
             self.size = int(total) if self.ranges else int(length) if length.isdigit() else None
-        self.validators = self._validators(answer)
+        self._opened = _validators(answer)
 
     def fetch(self, offset: int, length: int) -> bytes:
         """See ``remote.Store``. Raises NetworkError, also where the object has changed meanwhile."""
         answer = self._get(f"bytes={offset}-{offset + length - 1}", whole=True)
         if answer.status != HTTPStatus.PARTIAL_CONTENT or len(answer.data) != length:
             raise NetworkError(f"{self._uri}: asked for {length} bytes, got {len(answer.data)} with status {answer.status}")
-        if self._validators(answer) != self.validators:
+        if _validators(answer) != self._opened:
             raise NetworkError(f"{self._uri}: it was replaced while it was read")
         return bytes(answer.data)
 
+    def validators(self) -> tuple[str, ...]:
+        """See ``remote.Store``; every fetch has compared them."""
+        return self._opened
+
     def chunks(self) -> Iterator[bytes]:
         """See ``remote.Store``."""
+        yield from pieces(self) if self.ranges else self._stream()
+
+    def _stream(self) -> Iterator[bytes]:
         answer = self._get(None, whole=False)
         try:
             yield from answer.stream(_CHUNK_BYTES)
         except HTTPError as error:
-            raise NetworkError(f"{self._uri}: the connection was cut: {error}") from error
+            raise NetworkError(f"{self._uri}: {_reason(error)}") from error
         finally:
             answer.close()
 
@@ -75,8 +83,9 @@ class HttpStore:
             raise _refusal(self._uri, answer.status)
         return answer
 
-    def _validators(self, answer: Any) -> tuple[str, ...]:
-        return tuple(answer.headers[name] for name in ("ETag", "Last-Modified") if name in answer.headers)
+
+def _validators(answer: Any) -> tuple[str, ...]:
+    return tuple(answer.headers[name] for name in ("ETag", "Last-Modified") if name in answer.headers)
 
 
 def _refusal(uri: str, status: int) -> VideoError:
@@ -93,7 +102,9 @@ def _refusal(uri: str, status: int) -> VideoError:
 def _reason(error: HTTPError) -> str:
     """The cause at the end of the retries, without the names of urllib3's objects."""
     cause = getattr(error, "reason", None) or error
-    return str(cause).rpartition(">: ")[2] or type(cause).__name__
+    if isinstance(cause, ProtocolError):  # ("words", the exception below)
+        return f"the connection was cut: {cause.args[-1]}"
+    return str(cause).rpartition(": ")[2] or type(cause).__name__
 
 
 def _proxy(uri: str) -> str:

@@ -28,6 +28,7 @@ BLOCK_BYTES = 64 * 1024
 SMALL_BYTES = 1 << 20  # one request for all of it
 _MOST_AHEAD = 32  # blocks fetched at once while reading on
 _KEPT_BLOCKS = 512
+_PIECE_BYTES = 8 << 20
 _TRIES = 3  # to fetch a whole file from a store that cannot go on where it was cut
 
 
@@ -36,13 +37,25 @@ class Store(Protocol):
 
     size: int | None  # bytes; None where the store does not say before all is fetched
     ranges: bool  # whether parts can be fetched
-    validators: tuple[str, ...]  # what the store says to tell one content from another: ETag, last change
 
     def fetch(self, offset: int, length: int) -> bytes:
-        """Exactly these bytes. Raises NetworkError."""
+        """Exactly these bytes; a connection that is cut is tried again, a bounded number of times. Raises NetworkError."""
 
     def chunks(self) -> Iterator[bytes]:
         """All bytes in order. Raises NetworkError."""
+
+    def validators(self) -> tuple[str, ...]:
+        """What the store says to tell one content from another: ETag, last change.
+
+        Raises NetworkError where the object was replaced since it was opened: what was read of it may be of two contents.
+        """
+
+
+def pieces(store: Store) -> Iterator[bytes]:
+    """``Store.chunks`` by ranges: a cut costs one piece, not all that came before it."""
+    size = store.size or 0
+    for offset in range(0, size, _PIECE_BYTES):
+        yield store.fetch(offset, min(_PIECE_BYTES, size - offset))
 
 
 class RemoteSource:
@@ -78,9 +91,10 @@ class RemoteSource:
 
     def digest(self) -> str:
         """See ``source.content_digest``."""
-        if not self._store.validators:
+        validators = self._store.validators()
+        if not validators:
             return digest(self.path())
-        identity = json.dumps([self.name, self.size, *self._store.validators])
+        identity = json.dumps([self.name, self.size, *validators])
         return f"remote:{hashlib.sha256(identity.encode()).hexdigest()}"
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -131,7 +145,7 @@ class RemoteSource:
                         buffered.write(chunk)
             except NetworkError:
                 os.close(file)
-                if attempt + 1 == _TRIES:
+                if self._store.ranges or attempt + 1 == _TRIES:
                     raise
                 time.sleep(0.5 * 2**attempt)
             except OSError as error:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 from pyarrow import fs
 
 from reelscribe.pipeline.errors import NetworkError, VideoError, VideoNotFoundError, VideoPermissionError
+from reelscribe.pipeline.video.remote import pieces
 
 CONNECT_TIMEOUT_S = 10.0
 _TRIES = 4
-_CHUNK_BYTES = 8 << 20
 _DENIED = (
     "ACCESS_DENIED",
     "INVALID_ACCESS_KEY_ID",
@@ -38,29 +39,43 @@ class S3Store:
         bucket, _, key = uri.partition("://")[2].partition("/")
         if not bucket or not key:
             raise VideoNotFoundError(f"{uri}: expected s3://bucket/key")
+        self._object = f"{bucket}/{key}"
+        self._store = _file_system(bucket, *_environment())
         try:
-            self._file = _file_system(bucket, *_environment()).open_input_file(f"{bucket}/{key}")
+            self._file = self._store.open_input_file(self._object)
             self.size: int | None = self._file.size()
-            facts = self._file.metadata()
+            self._opened = _validators(self._file)
         except (OSError, ValueError) as error:
             raise _failure(uri, error) from error
-        self.validators = tuple(facts[name].decode() for name in ("ETag", "Last-Modified") if name in facts)
 
     def fetch(self, offset: int, length: int) -> bytes:
-        """See ``remote.Store``. Raises NetworkError."""
+        """See ``remote.Store``. Raises VideoNotFoundError, VideoPermissionError or NetworkError."""
         try:
             data = bytes(self._file.read_at(length, offset))
         except OSError as error:
-            raise NetworkError(f"{self._uri}: {error}") from error
+            raise _failure(self._uri, error) from error
         if len(data) != length:
             raise NetworkError(f"{self._uri}: asked for {length} bytes, got {len(data)}")
         return data
 
     def chunks(self) -> Iterator[bytes]:
         """See ``remote.Store``."""
-        size = self.size or 0
-        for offset in range(0, size, _CHUNK_BYTES):
-            yield self.fetch(offset, min(_CHUNK_BYTES, size - offset))
+        return pieces(self)
+
+    def validators(self) -> tuple[str, ...]:
+        """See ``remote.Store``. Arrow compares nothing while it reads, so the store is asked once more."""
+        try:
+            now = _validators(self._store.open_input_file(self._object))
+        except OSError as error:
+            raise _failure(self._uri, error) from error
+        if now != self._opened:
+            raise NetworkError(f"{self._uri}: it was replaced while it was read")
+        return now
+
+
+def _validators(file: Any) -> tuple[str, ...]:
+    facts = file.metadata()
+    return tuple(facts[name].decode() for name in ("ETag", "Last-Modified") if name in facts)
 
 
 def _environment() -> tuple[str, str]:

@@ -202,7 +202,7 @@ class DecodePool:
                 self._count_failed_start(f"not ready within {START_LIMIT_S:g} s")
                 continue
             limit = self._limits.timeout_s
-            job.results.put((job.key, DecodeTimeoutError(f"{job.request.uri}: not decoded within {limit:g} s; the decoder was killed")))
+            job.results.put((job.key, DecodeTimeoutError(f"{job.request.uri}: not read within {limit:g} s; the decoder was killed")))
 
     def _patience_s(self) -> float | None:
         """Seconds until the next deadline; None where nothing is awaited."""

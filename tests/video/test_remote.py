@@ -1,17 +1,11 @@
-"""Videos behind http:// and s3://, on real servers of the loopback: the same frames, few bytes, and every fault in its class."""
+"""Videos behind http://, on a real server of the loopback: the same frames, few bytes, and every fault in its class."""
 
 from __future__ import annotations
 
 import gc
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from range_server import RangeServer, serve
@@ -27,36 +21,14 @@ from reelscribe.pipeline.video.readers import read_frames
 from reelscribe.pipeline.video.sandbox import DecodePool
 from reelscribe.pipeline.video.source import content_digest
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
-from reelscribe.pipeline.video.writer import write_video
 
 SIZE = FrameSize(height=48, width=64)
 LARGE = ("large.mp4", "large-front.mp4", "large-fragments.mp4")
 
 
-@pytest.fixture(scope="module")
-def folder(counting: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every counting video, and noise that does not compress: the index at its end, at its front, and in fragments."""
-    folder = tmp_path_factory.mktemp("store")
-    for path in counting.values():
-        (folder / path.name).symlink_to(path)
-    noise = np.random.default_rng(7).integers(0, 255, (50, 96, 128, 3), dtype=np.uint8)
-    options = {"preset": "ultrafast", "qp": "8", "g": "10"}
-    write_video(folder / LARGE[0], (noise[i * 7 % 50] for i in range(1000)), frame_rate=25, options=options)
-    for name, flags in ((LARGE[1], {"movflags": "faststart"}), (LARGE[2], {"movflags": "frag_keyframe+empty_moov"}), ("large.mkv", {})):
-        with av.open(str(folder / LARGE[0])) as given, av.open(str(folder / name), "w", options=flags) as made:
-            stream = made.add_stream_from_template(given.streams.video[0])
-            for packet in given.demux(given.streams.video[0]):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    made.mux(packet)
-    (folder / "empty.mp4").write_bytes(b"")
-    (folder / "text.mp4").write_text("no video, and longer than a header")
-    return folder
-
-
 @pytest.fixture
-def server(folder: Path) -> Iterator[RangeServer]:
-    with serve(folder) as running:
+def server(store_folder: Path) -> Iterator[RangeServer]:
+    with serve(store_folder) as running:
         yield running
 
 
@@ -73,11 +45,11 @@ def request(uri: str, frames: int = 16) -> ClipRequest:
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_sixteen_frames_of_a_large_file_fetch_a_part_of_it(server: RangeServer, folder: Path, name: str) -> None:
-    here, there = read_clip(request(str(folder / name))), read_clip(request(server.uri(name)))
+def test_sixteen_frames_of_a_large_file_fetch_a_part_of_it(server: RangeServer, store_folder: Path, name: str) -> None:
+    here, there = read_clip(request(str(store_folder / name))), read_clip(request(server.uri(name)))
     assert np.array_equal(here.views[0].pixels, there.views[0].pixels)
     assert (here.views[0].index, here.views[0].pts_seconds, here.info) == (there.views[0].index, there.views[0].pts_seconds, there.info)
-    size = (folder / name).stat().st_size
+    size = (store_folder / name).stat().st_size
     assert size > 15_000_000
     if name != LARGE[2]:  # its headers stand every ten frames: most of its blocks hold one
         assert server.sent < size / 4
@@ -85,11 +57,11 @@ def test_sixteen_frames_of_a_large_file_fetch_a_part_of_it(server: RangeServer, 
     assert server.sent < 1.6 * size
 
 
-def test_keyframes_fetch_less_still(server: RangeServer, folder: Path) -> None:
+def test_keyframes_fetch_less_still(server: RangeServer, store_folder: Path) -> None:
     plan = ClipRequest(uri=server.uri(LARGE[0]), sampling=KeyframeSampling(num_frames=4), size=SIZE)
     pixels = read_clip(plan).views[0].pixels
-    assert server.sent < (folder / LARGE[0]).stat().st_size / 15
-    local = ClipRequest(uri=str(folder / LARGE[0]), sampling=plan.sampling, size=SIZE)
+    assert server.sent < (store_folder / LARGE[0]).stat().st_size / 15
+    local = ClipRequest(uri=str(store_folder / LARGE[0]), sampling=plan.sampling, size=SIZE)
     assert np.array_equal(pixels, read_clip(local).views[0].pixels)
 
 
@@ -105,9 +77,9 @@ def test_headers_alone_give_the_same_timeline(server: RangeServer, counting: dic
         assert np.array_equal(*frames), path.name
 
 
-def test_containers_without_an_index_of_times_are_fetched_once(server: RangeServer, folder: Path) -> None:
-    size = (folder / "large.mkv").stat().st_size
-    here, there = read_clip(request(str(folder / "large.mkv"))), read_clip(request(server.uri("large.mkv")))
+def test_containers_without_an_index_of_times_are_fetched_once(server: RangeServer, store_folder: Path) -> None:
+    size = (store_folder / "large.mkv").stat().st_size
+    here, there = read_clip(request(str(store_folder / "large.mkv"))), read_clip(request(server.uri("large.mkv")))
     assert np.array_equal(here.views[0].pixels, there.views[0].pixels)
     assert size < server.sent < size + 2 * remote.BLOCK_BYTES + 10
 
@@ -145,20 +117,14 @@ def test_what_is_no_video_there_is_none_here(server: RangeServer, name: str) -> 
 
 
 @pytest.mark.parametrize("fault", ["flaky", "busy", "moved", "whole", "anonymous"])
-def test_faults_that_pass_are_overcome(server: RangeServer, folder: Path, fault: str) -> None:
+def test_faults_that_pass_are_overcome(server: RangeServer, store_folder: Path, fault: str) -> None:
     name = "h264-short-gop.mp4"
     clip = read_clip(request(server.uri(name, fault), 5))
     assert clip.views[0].index == (7, 21, 35, 49, 63)
     if fault == "anonymous":  # the store does not vouch for anything
-        assert clip.digest == digest(str(folder / name))
+        assert clip.digest == digest(str(store_folder / name))
     else:
         assert clip.digest.startswith("remote:")
-
-
-def test_a_connection_that_is_always_cut_is_the_networks_failure(server: RangeServer) -> None:
-    with pytest.raises(NetworkError, match=r"large\.mp4") as caught:
-        read_clip(request(server.uri(LARGE[0], "cut")))
-    assert caught.value.retryable
 
 
 def test_a_file_that_changes_while_it_is_read_is_given_up(server: RangeServer) -> None:
@@ -177,12 +143,12 @@ def test_nobody_there() -> None:
         read_clip(request("http://127.0.0.1:9/a.mp4"))
 
 
-def test_a_failure_in_the_middle_does_not_haunt_the_next_video(folder: Path) -> None:
-    with serve(folder) as server:
+def test_a_failure_in_the_middle_does_not_haunt_the_next_video(store_folder: Path) -> None:
+    with serve(store_folder) as server:
         source = scan(server.uri(LARGE[0]))
     with pytest.raises(NetworkError):
         read_frames(source, [20.0])
-    assert read_clip(request(str(folder / "h264-short-gop.mp4"), 5)).views[0].index == (7, 21, 35, 49, 63)
+    assert read_clip(request(str(store_folder / "h264-short-gop.mp4"), 5)).views[0].index == (7, 21, 35, 49, 63)
 
 
 def test_temporary_files_go_with_the_clip(server: RangeServer) -> None:
@@ -194,11 +160,11 @@ def test_temporary_files_go_with_the_clip(server: RangeServer) -> None:
     assert len(list(Path("/dev/fd").iterdir())) <= before
 
 
-def test_digests_tell_one_content_from_another(server: RangeServer, folder: Path) -> None:
+def test_digests_tell_one_content_from_another(server: RangeServer, store_folder: Path) -> None:
     uri = server.uri("h264-short-gop.mp4")
     assert content_digest(uri) == content_digest(uri) == read_clip(request(uri, 1)).digest
     assert content_digest(uri) != content_digest(server.uri("h264-ts.ts"))
-    assert content_digest(str(folder / "h264-ts.ts")) == digest(str(folder / "h264-ts.ts"))
+    assert content_digest(str(store_folder / "h264-ts.ts")) == digest(str(store_folder / "h264-ts.ts"))
     sent = server.sent
     content_digest(server.uri(LARGE[0]))
     assert server.sent - sent == 1
@@ -209,98 +175,3 @@ def test_workers_read_remote_videos_and_go_on_after_failures(server: RangeServer
     with DecodePool(1, DecodeLimits(timeout_s=60, memory_mb=512)) as pool:
         outcomes = dict(pool.map((uri, request(uri, 4)) for uri in uris))
     assert [getattr(outcomes[uri], "failure", "frames") for uri in uris] == ["frames", "not_found", "frames", "permission"]
-
-
-# ------------------------------------------------------------------------------------------------------------------------- s3
-
-
-@pytest.fixture(scope="module")
-def s3(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an S3 server with the bucket 'videos'."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "somebody",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL": address,
-            "AWS_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
-        words = (tmp_path_factory.mktemp("s3") / "words").open("wb")
-        process = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=words, stderr=words)
-        try:
-            _await(address, process)
-            _fill(address, folder)
-            yield address
-        finally:
-            process.kill()
-            process.wait()
-            words.close()
-
-
-def _await(address: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        assert process.poll() is None
-        try:
-            urllib.request.urlopen(address + "/moto-api/").close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail("the S3 server does not start")
-
-
-def _fill(address: str, folder: Path) -> None:
-    from pyarrow import fs
-
-    store = fs.S3FileSystem(endpoint_override=address, region="us-east-1", allow_bucket_creation=True)
-    store.create_dir("videos")
-    for name, key in ((LARGE[0], LARGE[0]), ("h264-short-gop.mp4", "a folder/ä b%20#1.mp4"), ("vp9.webm", "vp9.webm")):
-        with store.open_output_stream(f"videos/{key}") as file:
-            file.write((folder / name).read_bytes())
-
-
-def test_s3_gives_the_same_frames(s3: str, folder: Path) -> None:
-    for name, key in ((LARGE[0], LARGE[0]), ("h264-short-gop.mp4", "a folder/ä b%20#1.mp4"), ("vp9.webm", "vp9.webm")):
-        here, there = read_clip(request(str(folder / name))), read_clip(request(f"s3://videos/{key}"))
-        assert np.array_equal(here.views[0].pixels, there.views[0].pixels)
-        assert there.info == here.info
-        assert there.digest.startswith("remote:")
-        assert there.digest == content_digest(f"s3://videos/{key}")
-
-
-def test_s3_says_what_is_not_there(s3: str) -> None:
-    for uri in ("s3://videos/none.mp4", "s3://no-such-bucket/a.mp4", "s3://videos", "s3://videos/"):
-        with pytest.raises(VideoNotFoundError, match=uri):
-            read_clip(request(uri))
-
-
-def test_s3_that_cannot_be_reached_is_the_networks_failure(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(NetworkError, match="NETWORK_CONNECTION"):
-        read_clip(request("s3://videos/large.mp4"))
-
-
-def test_s3_in_a_worker(s3: str) -> None:
-    with DecodePool(1, DecodeLimits(timeout_s=60, memory_mb=768)) as pool:
-        uris = ["s3://videos/large.mp4", "s3://videos/none.mp4"]
-        outcomes = dict(pool.map((uri, request(uri, 4)) for uri in uris))
-    assert [getattr(outcomes[uri], "failure", "frames") for uri in uris] == ["frames", "not_found"]
-
-
-def test_s3_refuses_strangers(s3: str) -> None:
-    def check(unchecked_requests: int) -> None:
-        headers = {"Content-Type": "text/plain"}
-        data = str(unchecked_requests).encode()
-        urllib.request.urlopen(urllib.request.Request(s3 + "/moto-api/reset-auth", data=data, headers=headers, method="POST")).close()
-
-    check(0)
-    try:
-        with pytest.raises(VideoPermissionError, match="ACCESS_DENIED"):
-            read_clip(request("s3://videos/large.mp4"))
-    finally:
-        check(1_000_000)
