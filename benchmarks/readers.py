@@ -47,7 +47,7 @@ def cell(outcome: Exactness | VideoError) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = outcomes(Path(folder))
-    print(machine() + "\n")
+    print(machine("av", "opencv-python-headless", "decord", "torchcodec") + "\n")
     print("| video | " + " | ".join(BACKENDS) + " |")
     print("|---|" + "---|" * len(BACKENDS))
     for name in CASES:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 AnyArray = npt.NDArray[Any]
-_FORMAT = 1  # to be raised when decoding, augmentation or encoding give other numbers for the same request
+_FORMAT = 2  # to be raised when decoding, augmentation or encoding give other numbers for the same request
 
 
 @dataclass(frozen=True, kw_only=True)

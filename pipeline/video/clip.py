@@ -33,7 +33,9 @@ class Clip:
 
     views: tuple[Frames, ...]  # one per view of the sampling plan
     info: VideoInfo
-    digest: str  # see source.content_digest; behind ``damaged:`` where the clip was made of what decodes of a damaged file; or not asked: ""
+    digest: (
+        str  # see source.content_digest; behind ``damaged:`` where the clip was made of what decodes of a damaged file; or not asked: ""
+    )
 
 
 def read_clip(request: ClipRequest, limits: DecodeLimits | None = None) -> Clip:

@@ -104,9 +104,9 @@ class _Groups:
             raise self._damage(wanted) from None
 
     def _damage(self, wanted: list[int]) -> TruncatedVideoError:
-        first, last = wanted[0], wanted[-1]
-        what = f"frame {first}" if first == last else f"one of the frames {first} to {last}"
-        return TruncatedVideoError(f"{self._scan.name}: {what} at {self._timeline.seconds(first):.3f} s does not decode without damage")
+        which = f"frame {wanted[0]}" if len(wanted) == 1 else f"one of the frames {wanted[0]} to {wanted[-1]}"
+        seconds = self._timeline.seconds(wanted[0])
+        return TruncatedVideoError(f"{self._scan.name}: {which}, from {seconds:.3f} s on, does not decode without damage")
 
     def _decode(self, key: int, awaited: set[int]) -> Iterator[Any]:
         """Frames from a keyframe on, until the packets of all awaited times are decoded."""
@@ -123,26 +123,29 @@ class _Groups:
 
     def _packets_from(self, key: int) -> Iterator[Any]:
         """The packet of a keyframe and those that follow, but for frames shown before it: they refer to what was not decoded."""
+        keys = self._timeline.keyframes
+        for start in reversed(keys[keys <= key].tolist()):
+            found = self._packet(start)
+            if found is None:
+                return
+            if found.is_keyframe:  # and not only by what the container's header says
+                yield found
+                yield from (packet for packet in self._packets() if packet.pts is None or packet.pts >= found.pts)
+                return
+
+    def _packet(self, key: int) -> Any | None:
+        """The packet of a keyframe; None where none has its time."""
         pts = int(self._timeline.pts[key])
         ahead = key - int(np.searchsorted(self._timeline.pts, self._reached, side="right"))
         if not 0 <= ahead < SEEK_GAIN:
             self._seek(pts)
-        found = self._find(pts, no_later_than=pts)
-        if found is None:  # the container landed behind it
-            self._seek(int(self._timeline.pts[0]))
-            found = self._find(pts, no_later_than=math.inf)
-        if found is not None:
-            yield found
-            yield from (packet for packet in self._packets() if packet.pts is None or packet.pts >= pts)
-
-    def _find(self, pts: int, *, no_later_than: float) -> Any | None:
-        """The packet of that time; None where it does not come before a later one."""
         for packet in self._packets():
             if packet.pts == pts:
                 return packet
-            if packet.pts is not None and packet.pts > no_later_than:
-                return None
-        return None
+            if packet.pts is not None and packet.pts > pts:  # the container landed behind it
+                break
+        self._seek(int(self._timeline.pts[0]))
+        return next((packet for packet in self._packets() if packet.pts == pts), None)
 
     def _seek(self, pts: int) -> None:
         self._video.container.seek(pts, stream=self._video.stream)
