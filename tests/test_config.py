@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from reelscribe.pipeline.config import Config, load_config
+from reelscribe.pipeline.config import AugmentationConfig, Config, load_config
 from reelscribe.pipeline.errors import ConfigError
 from reelscribe.pipeline.sampling import DenseSampling, RateSampling, UniformSampling
 
@@ -154,6 +154,35 @@ def test_sampling_errors_speak_of_the_kind_chosen(small: str, overrides: list[st
     message = refused(small, *overrides)
     assert all(part in message for part in says), message
     assert message.count("\n") == 1, message  # one problem, not one for each kind
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["training.accumulate=20"], "training: accumulate=20 is more parts than batch_size=16 has clips"),
+        (["training.balanced_sampling=true", "training.class_weights=balanced"], "training: balanced_sampling and class_weights=balanced"),
+        (["training.monitor=val_top1"], "training: monitor=val_top1 is looked at only with patience or schedule=plateau"),
+        (["augmentation.feature_noise=0.1", "model.trainable_stages=1"], "  augmentation.feature_noise needs stored features"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_named(small: str, overrides: list[str], says: str) -> None:
+    message = refused(small, *overrides)
+    assert says in message
+    assert "got" not in message  # not the whole section
+
+
+def test_keys_that_go_together(small: str) -> None:
+    load_config(small, ["training.monitor=val_top1", "training.schedule=plateau"])
+    load_config(small, ["training.monitor=val_macro_f1", "training.patience=3"])
+    load_config(small, ["augmentation.feature_noise=0.1", "model.trainable_stages=0"])
+
+
+def test_only_changes_of_the_picture_are_stored_views() -> None:
+    """Each other key of augmentation may change without a new encoding."""
+    pixels = set(AugmentationConfig().of_pixels)
+    assert pixels == set(AugmentationConfig.model_fields) - {
+        *("views", "time_jitter", "speed", "time_warp", "time_crop", "frame_dropout", "feature_noise")
+    }
 
 
 def test_all_problems_come_at_once(small: str) -> None:

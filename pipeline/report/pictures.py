@@ -88,17 +88,21 @@ def gradients(by_frame: Sequence[float], of_last: Sequence[float], by_layer: Map
     time, layers = figure.subplots(1, 2)
     before_last = np.arange(-len(by_frame), 0)
     for norms, color, line, label in ((by_frame, TRAIN_COLOR, "--", "loss"), (of_last, VAL_COLOR, "-", "loss of the last state alone")):
-        values = np.array(norms)
-        shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-        time.semilogy(before_last, shown, line, color=color, label=label, marker="o" if len(norms) <= 30 else None, markersize=3)
+        marker = "o" if len(norms) <= 30 else None
+        time.plot(before_last, _positive(norms), line, color=color, label=label, marker=marker, markersize=3)
     time.set_title("Gradient of the state after each frame", loc="left", fontweight="bold")
-    time.set_xlabel("frames before the last")
+    time.set_xlabel("frame, counted from the last")
+    time.set_ylabel("norm")
     time.xaxis.set_major_locator(MaxNLocator(integer=True))
     time.legend(frameon=False)
-    layers.barh(range(len(by_layer)), list(by_layer.values()), color=VAL_COLOR, height=0.6, log=True)
+    layers.barh(range(len(by_layer)), _positive(list(by_layer.values())), color=VAL_COLOR, height=0.6)
     layers.set_yticks(range(len(by_layer)), list(by_layer))
     layers.invert_yaxis()
     layers.set_title("Gradient of each layer's weights", loc="left", fontweight="bold")
+    if np.isfinite([*_positive(by_frame), *_positive(of_last)]).any():
+        time.set_yscale("log")
+    if np.isfinite(_positive(list(by_layer.values()))).any():
+        layers.set_xscale("log")
     for axes in (time, layers):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -160,6 +164,12 @@ def _mark_best(axes: Axes, epochs: Sequence[float], values: npt.NDArray[np.float
     axes.annotate(
         value, (epochs[best], values[best]), xytext=(0, 9 if lowest else -15), textcoords="offset points", ha="center", color=VAL_COLOR
     )
+
+
+def _positive(norms: Sequence[float]) -> npt.NDArray[np.float64]:
+    """What a logarithmic axis can show; the rest is not a number."""
+    values = np.array(norms, dtype=np.float64)
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
 def _shortened(label: str) -> str:

@@ -6,6 +6,7 @@ the recurrence. A picture and a warning are for people; training goes on as if n
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from reelscribe.pipeline.training.losses import ClipLoss
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer, RecognizerState
 
-VANISHED = 1e-4  # of the gradient one frame back: below it, an early frame is lost in the noise of late ones
-EXPLODED = 1e3  # and above it, early frames drown all others, and clipping leaves nothing of these
+VANISHED = 1e-4  # times the gradient one frame back: an earlier frame is lost in the noise of late ones
+EXPLODED = 1e2  # times the same: an earlier frame drowns all others, and clipping leaves nothing of these
 _LAYER_DEPTH = 3  # parts of a parameter's name that tell its layer: recurrent.layers.0
 
 
@@ -40,6 +41,12 @@ class GradientHealth:
         return self.of_last[0] / self.of_last[-1] if self.of_last[-1] else 0.0
 
     @property
+    def growth(self) -> float:
+        """The largest gradient that the last state sends back to any frame, as a multiple of that one frame back."""
+        largest = max((norm if math.isfinite(norm) else math.inf for norm in self.of_last), default=0.0)
+        return largest / self.of_last[-1] if largest else 1.0
+
+    @property
     def live_frames(self) -> int:
         """The longest time lag, in frames, at which the gradient has not vanished."""
         lags = [lag for lag, norm in enumerate(reversed(self.of_last), start=1) if norm > VANISHED * self.of_last[-1]]
@@ -49,21 +56,21 @@ class GradientHealth:
     def metrics(self) -> dict[str, float]:
         """Names and numbers for the tracked run."""
         layers = {f"gradient/layer/{name}": norm for name, norm in self.by_layer.items()}
-        return {"gradient/reach": self.reach, "gradient/live_frames": float(self.live_frames), **layers}
+        return {"gradient/reach": self.reach, "gradient/growth": self.growth, "gradient/live_frames": float(self.live_frames), **layers}
 
     @property
     def warning(self) -> str:
         """What is wrong and what to change; empty where all is well."""
-        found = f"{len(self.of_last)} frames before the last it is {self.reach:.1g} of what it is one frame before the last"
-        if not self.reach >= VANISHED:
+        if self.growth > EXPLODED:
             return (
-                f"the gradient vanishes: {found}, so that the model learns from the last {self.live_frames} frames alone; try "
-                "model.recurrent=gru or lstm, or fewer frames (sampling)"
+                f"the gradient explodes: on its way back from the last state it grows {self.growth:.1g} times, so that what is learnt of "
+                "late frames drowns; try model.recurrent=gru or lstm, a lower training.learning_rate, or shorter clips (sampling)"
             )
-        if not self.reach <= EXPLODED:
+        if self.reach < VANISHED:
             return (
-                f"the gradient explodes: {found}, so that the model learns from the first frames alone; try model.recurrent=gru or lstm, "
-                "a lower training.learning_rate, or fewer frames (sampling)"
+                f"the gradient vanishes: {len(self.of_last)} frames before the last state it is {self.reach:.1g} of what it is one frame "
+                f"before, so that the state learns to remember {self.live_frames} frames at most; try model.recurrent=gru or lstm, or "
+                "shorter clips (sampling)"
             )
         return ""
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reelscribe.pipeline.report.pictures import confusion_matrix, curves
+from reelscribe.pipeline.report.pictures import confusion_matrix, curves, gradients
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -82,6 +82,31 @@ def test_labels_of_any_script_and_with_dollar_signs_are_drawn_to_the_letter(tmp_
 def test_a_matrix_that_does_not_fit_the_labels_is_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="confusion matrix of shape"):
         confusion_matrix(np.zeros(shape, dtype=int), ["a", "b"] if shape[0] else [], tmp_path / "x.png")
+
+
+def test_a_gradient_that_falls_rises_in_the_picture_towards_the_last_frame(tmp_path: Path) -> None:
+    carried = [10.0 ** (t - 15) for t in range(16)]
+    gradients([1.0] * 16, carried, {"encoder": 1e-3, "recurrent": 1.0, "classifier": 0.1}, tmp_path / "x.png")
+    image = pixels(tmp_path / "x.png")
+    assert image.shape == (480, 1200, 3)
+    red, blue = (np.abs(image[:, :600] - np.array(color)).sum(axis=-1) < 40 for color in ((0xC2, 0x41, 0x0C), (0x1D, 0x4E, 0xD8)))
+    first, last = ({name: row_at(curve, end) for name, curve in (("red", red), ("blue", blue))} for end in (2, -3))
+    assert first["blue"] > last["blue"] + 300  # rows count downwards
+    assert abs(first["red"] - last["red"]) < 5
+    assert abs(last["red"] - last["blue"]) < 25
+
+
+def row_at(curve: np.ndarray, place: int) -> float:
+    """The mean row of a curve in one of its columns."""
+    columns = np.nonzero(curve.any(axis=0))[0]
+    return float(np.nonzero(curve[:, columns[place]])[0].mean())
+
+
+def test_gradients_of_no_size_at_all_or_of_any_leave_gaps(tmp_path: Path) -> None:
+    gradients([], [], {"a": 0.0}, tmp_path / "none.png")
+    gradients([0.0, 0.0], [0.0, 1e-44], {"a": 0.0, "b": 1e30}, tmp_path / "zero.png")
+    gradients([float("inf"), 1.0], [float("nan"), 1.0], {f"layer {i}": 1.0 for i in range(60)}, tmp_path / "many.png")
+    assert pixels(tmp_path / "many.png").shape[0] > 1000  # every name can be read
 
 
 def test_pyplot_and_its_global_state_are_never_loaded() -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from reelscribe.pipeline.bundle import load_bundle
 from reelscribe.pipeline.config import Config, load_config
 from reelscribe.pipeline.console import progress
-from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, UsageError
+from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, TrainingError, UsageError
 from reelscribe.pipeline.tracking.registry import fetch_model
-from reelscribe.pipeline.training.job import TrainingResult, run_training
+from reelscribe.pipeline.tracking.runs import RunTracker
+from reelscribe.pipeline.training.gradients import GradientHealth
+from reelscribe.pipeline.training.job import TrainingResult, _log_gradients, run_training
 
 
 def history(uri: str, run_id: str, name: str) -> list[float]:
@@ -71,6 +75,64 @@ def test_the_same_config_gives_the_same_model(trained: TrainingResult, tiny_conf
     assert trained.version is not None
     assert again.version.version == trained.version.version + 1
     assert fetch_model("models:/tiny@champion", uri=trained.tracking_uri).version == str(trained.version.version)
+
+
+def changed(config: Config, section: str, **values: object) -> Config:
+    """Without a place in the registry, which is for other tests."""
+    tracking = config.tracking.model_copy(update={"register_model": False})
+    return config.model_copy(update={"tracking": tracking, section: getattr(config, section).model_copy(update=values)})
+
+
+def test_gradients_are_pictured_and_tracked(tiny_config: Config) -> None:
+    result = run_training(changed(tiny_config, "training", gradient_health_every=2), progress=progress)
+    pictures = {f.path for f in MlflowClient(result.tracking_uri).list_artifacts(result.run_id, "pictures")}
+    assert {path for path in pictures if "gradients" in path} == {"pictures/gradients_0001.png", "pictures/gradients_0003.png"}
+    assert len(history(result.tracking_uri, result.run_id, "gradient/reach")) == 2
+    assert history(result.tracking_uri, result.run_id, "gradient/live_frames") == [5, 5]
+    assert min(history(result.tracking_uri, result.run_id, "gradient/layer/recurrent.layers.0")) > 0
+
+
+def test_a_gradient_that_vanishes_is_said_once(trained: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: set[str] = set()
+    with RunTracker(uri=trained.tracking_uri, experiment="gradients") as run:
+        for epoch, first in ((1, 1.0), (2, 1e-9), (3, 1e-8)):
+            _log_gradients(GradientHealth(by_frame=(1.0, 1.0), of_last=(first, 1.0), by_layer={}), epoch, tmp_path, run, told)
+    said = capsys.readouterr().err
+    assert said.count("vanishes") == 1
+    assert "epoch 2: the gradient vanishes: 2 frames before the last state it is 1e-09 of" in said
+
+
+def poisoned(config: Config) -> Config:
+    """A rate at which the weights overflow at once."""
+    return changed(config, "training", learning_rate=1e36, warmup_epochs=0)
+
+
+def check_the_batch_that_was_kept(config: Config, message: str) -> None:
+    found = re.search(r"the batch is kept in (\S+)", message)
+    assert found
+    with safe_open(found[1], framework="pt") as kept:
+        video_ids = json.loads(kept.metadata()["video_ids"])
+        assert 0 < len(video_ids) <= config.training.batch_size
+        assert all(name in message for name in video_ids)
+        assert kept.get_tensor("inputs.0").shape == (6, 3, 24, 32)
+
+
+def test_a_run_that_diverges_fails_and_keeps_the_batch(tiny_config: Config) -> None:
+    with pytest.raises(TrainingError, match=r"no clip stands out: lower training\.learning_rate") as caught:
+        run_training(poisoned(tiny_config), progress=progress)
+    assert caught.value.exit_status == 1
+    check_the_batch_that_was_kept(tiny_config, str(caught.value))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_that_diverges_on_ray_says_the_same(tiny_config: Config) -> None:
+    config = poisoned(tiny_config)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"workers": 2})})
+    with pytest.raises(TrainingError, match=r"^epoch 1, step \d+: .* lower training\.learning_rate") as caught:
+        run_training(config, progress=progress)
+    check_the_batch_that_was_kept(config, str(caught.value))
 
 
 @pytest.mark.slow

@@ -1,0 +1,42 @@
+"""The loss against torch's module and against scikit-learn's class weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+
+from reelscribe.pipeline.training.losses import ClipLoss, balanced_weights
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    targets = [0, 0, 0, 0, 1, 2, 2, 0]
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=np.array(targets))
+    weights = balanced_weights(targets, 3)
+    assert weights.tolist() == pytest.approx(expected.tolist())
+    assert weights[torch.tensor(targets)].mean().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 1.0])])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_shares_of_one_class_are_that_class(weights: torch.Tensor | None, smoothing: float) -> None:
+    logits, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    loss = ClipLoss(label_smoothing=smoothing, class_weights=weights)
+    hard = loss(logits, targets)
+    assert hard.shape == (6,)
+    torch.testing.assert_close(loss(logits, torch.nn.functional.one_hot(targets).float()), hard)
+    module = torch.nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing, reduction="sum")
+    torch.testing.assert_close(hard.sum(), module(logits, targets))
+
+
+def test_a_blend_of_classes_costs_the_blend_of_their_losses() -> None:
+    logits = torch.randn(1, 3)
+    loss = ClipLoss(label_smoothing=0.1)
+    both = 0.3 * loss(logits, torch.tensor([0])) + 0.7 * loss(logits, torch.tensor([2]))
+    torch.testing.assert_close(loss(logits, torch.tensor([[0.3, 0.0, 0.7]])), both)
+
+
+def test_half_precision_logits_lose_nothing_more() -> None:
+    logits = torch.randn(4, 3).bfloat16()
+    assert ClipLoss()(logits, torch.zeros(4, dtype=torch.long)).dtype == torch.float32
