@@ -46,7 +46,7 @@ class BundleSpec(BaseModel):
     sampling: SamplingSpec
     transform: TransformConfig
     temperature: float = Field(default=1.0, gt=0, description="logits are divided by it; fitted on the validation split")
-    precision: float | None = Field(default=None, gt=0, le=1, description="wanted of accepted labels; None accepts and refuses nothing")
+    precision: float | None = Field(default=None, gt=0, lt=1, description="wanted of accepted labels; None accepts and refuses nothing")
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="confidence from which on a label is accepted; None: no confidence gives the precision"
     )

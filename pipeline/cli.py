@@ -33,6 +33,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Decode processes; 0 is one per core. On Ray the cluster's CPUs decide.")]
 Timeout = Annotated[float, typer.Option(min=0.1, max=86400, help="Seconds that decoding one video may take.")]
 Memory = Annotated[int, typer.Option(min=64, help="MB that decoding one video may take.")]
+Seeds = Annotated[str, typer.Option(help="Train with each of these seeds, e.g. 0,1,2; registers nothing.")]
 Why = Annotated[str, typer.Option(help="A word on the reason, kept in the history.")]
 DEFAULT_OUTPUT = "runs"  # as in config.Config
 
@@ -41,16 +42,49 @@ DEFAULT_OUTPUT = "runs"  # as in config.Config
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a config that comes with the package.")],
     overrides: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. training.epochs=20")] = None,  # noqa: UP045
+    folds: Annotated[int, typer.Option(help="Hold out each of so many folds in turn, as data.folds; registers nothing.")] = 0,
+    seeds: Seeds = "",
     json: Json = False,
 ) -> None:
-    """Train a recognizer, evaluate it, track the run and register the model."""
-    from reelscribe.pipeline import console, show
+    """Train a recognizer, evaluate it, track the run and register the model.
+
+    With --folds or --seeds the recipe is judged instead: trained several times, with the mean and the spread of what it gives.
+    """
+    from reelscribe.pipeline import console, show, show_repeats
     from reelscribe.pipeline.config import load_config
 
-    settings = load_config(config, overrides)  # before what takes seconds to import
+    settings = load_config(config, [*(overrides or []), *([f"data.folds={folds}"] if folds else [])])  # before what takes seconds to import
+    if seeds or (settings.data.folds and not settings.data.fold):
+        wanted = _seeds(seeds, settings.seed)
+        from reelscribe.pipeline.training.repeats import run_repeats
+
+        show_repeats.repeats(run_repeats(settings, wanted, progress=console.progress), as_json=json)
+        return
     from reelscribe.pipeline.training.job import run_training
 
     show.training(run_training(settings, progress=console.progress), as_json=json)
+
+
+@app.command(epilog="Example: reelscribe compare gestures data.manifest=labels.csv model.recurrent=rnn_tanh,lstm,gru --seeds 0,1,2")
+def compare(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a config that comes with the package.")],
+    overrides: Annotated[list[str], typer.Argument(help="key=value; several values, key=a,b, are what is compared.")],
+    seeds: Seeds = "",
+    json: Json = False,
+) -> None:
+    """Train recipes side by side: accuracy with its spread, and what each costs.
+
+    All are trained on the same data with the same seeds and judged on the validation clips (or folds, with data.folds=K): keep the
+    test data for the one that you choose.
+    """
+    from reelscribe.pipeline import console, show_repeats
+    from reelscribe.pipeline.config import load_variants
+
+    variants = load_variants(config, overrides)
+    wanted = _seeds(seeds, next(iter(variants.values())).seed)
+    from reelscribe.pipeline.training.comparison import run_comparison
+
+    show_repeats.recipes(run_comparison(variants, wanted, progress=console.progress), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe evaluate models:/gestures@champion labels.csv --split val")
@@ -282,6 +316,16 @@ def _tracking(chosen: str) -> str:
     from reelscribe.pipeline.tracking.uri import tracking_uri
 
     return tracking_uri(chosen, DEFAULT_OUTPUT)
+
+
+def _seeds(text: str, default: int) -> list[int]:
+    """The seeds of ``0,1,2``, each once; the config's own where none is given."""
+    if not text:
+        return [default]
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise UsageError(f"--seeds {text}: expected different whole numbers from 0 on, e.g. 0,1,2")
+    return [int(word) for word in words]
 
 
 def _version(wanted: bool) -> None:

@@ -6,6 +6,7 @@ names the nearest valid one.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from reelscribe.pipeline.errors import ConfigError, nearest
 from reelscribe.pipeline.sampling import AnySampling, SamplingSpec, UniformSampling
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, FrameSize
+
+COMPARED_SECTIONS = ("sampling", "transform", "augmentation", "model", "training")
 
 
 class _Section(BaseModel):
@@ -172,7 +175,7 @@ class EvaluationConfig(_Section):
     """What is asked of the finished model."""
 
     precision: float = Field(
-        default=0.95, gt=0, le=1, description="share of right labels wanted among the accepted ones; sets the confidence that accepts one"
+        default=0.95, gt=0, lt=1, description="share of right labels wanted among the accepted ones; sets the confidence that accepts one"
     )
 
 
@@ -301,6 +304,30 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{path}:\n" + "\n".join(f"  {_explain(e)}" for e in error.errors())) from None
+
+
+def load_variants(path: str, overrides: list[str]) -> dict[str, Config]:
+    """One config for each combination of the values in ``key=a,b`` overrides, under the name of what is its own: ``key=a``.
+
+    Only what may differ between trainings on the same data can be compared; in other keys a comma is a comma. Raises ConfigError for
+    fewer than two combinations, and what load_config raises.
+    """
+    choices = [_choices(override) for override in overrides]
+    varied = [i for i, values in enumerate(choices) if len(values) > 1]
+    if not varied:
+        raise ConfigError(
+            f"nothing to compare: give several values of a key, e.g. model.recurrent=lstm,gru (keys of {', '.join(COMPARED_SECTIONS)})"
+        )
+    combinations = list(itertools.product(*choices))
+    return {" ".join(combination[i] for i in varied): load_config(path, list(combination)) for combination in combinations}
+
+
+def _choices(override: str) -> list[str]:
+    """``key=a,b`` as ``key=a`` and ``key=b``."""
+    key, _, value = override.partition("=")
+    if key.partition(".")[0] not in COMPARED_SECTIONS:
+        return [override]
+    return list(dict.fromkeys(f"{key}={one}" for one in value.split(",")))
 
 
 def _find(path: str) -> Path:

@@ -47,7 +47,7 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
         return
     metrics = result.bundle.spec.metrics
     say(f"validation top-1 {metrics['top1']:.3f} on {metrics['clips']:.0f} clips (majority class {metrics['majority']:.3f})")
-    _leaks(result.leaks)
+    leaks(result.leaks)
     _confidence(result.bundle.spec)
     _failures(result.failures)
     aliases = "".join(f" @{alias}" for alias in result.version.aliases) if result.version else ""
@@ -55,7 +55,7 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
     if result.alias_kept:
         say(f"          @{result.alias_kept} stays where it is: that version did better on the same data")
     say(f"run       {result.run_id}   pictures and checkpoint in {result.bundle.folder.parent}")
-    say(f"look      {_how_to_look(result.tracking_uri)}")
+    say(f"look      {how_to_look(result.tracking_uri)}")
 
 
 def evaluation(result: Evaluation, *, as_json: bool) -> None:
@@ -134,7 +134,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
     say(f"new videos that failed           {job.failed}: {failed}\n")
     say(f"report    {job.out / REPORT_FILE}")
     say(f"model     reelscribe registry show {result.training.model_uri} {where}")
-    say(f"runs      {_how_to_look(result.training.tracking_uri)}")
+    say(f"runs      {how_to_look(result.training.tracking_uri)}")
     say(f"predict   reelscribe predict {result.training.model_uri} VIDEO {where}")
 
 
@@ -269,7 +269,8 @@ def _video_row(facts: VideoFacts) -> tuple[object, ...]:
     )
 
 
-def _how_to_look(tracking_uri: str) -> str:
+def how_to_look(tracking_uri: str) -> str:
+    """What opens the runs of a tracking store."""
     if tracking_uri.startswith("http"):
         return redact(tracking_uri)
     return f"mlflow ui --backend-store-uri {shlex.quote(redact(tracking_uri))}"
@@ -300,9 +301,10 @@ def _answer(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _leaks(leaks: tuple[Leak, ...]) -> None:
-    if leaks:
-        say(f"NOT TO BE TRUSTED: {len(leaks)} leak(s) between training and held-out clips, e.g. {leaks[0]}")
+def leaks(found: tuple[Leak, ...]) -> None:
+    """The mark of a result that cannot be trusted; nothing without leaks."""
+    if found:
+        say(f"NOT TO BE TRUSTED: {len(found)} leak(s) between training and held-out clips, e.g. {found[0]}")
 
 
 def _confidence(spec: BundleSpec) -> None:

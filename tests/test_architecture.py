@@ -32,6 +32,7 @@ LAYERS = (
     ("training", "labeling"),
     ("doctor", "demo"),
     ("show",),
+    ("show_repeats",),
     ("cli",),
 )
 

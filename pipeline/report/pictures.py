@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 TRAIN_COLOR, VAL_COLOR = "#c2410c", "#1d4ed8"  # told apart by the colour-blind too, and by line style
 MAX_LABEL_CHARACTERS = 28
@@ -137,6 +137,36 @@ def calibration(before: Bins, after: Bins, path: Path, *, errors: tuple[float, f
         above.legend(frameon=False, loc="upper left")
     rows[0, 0].set_ylabel("right")
     rows[1, 0].set_ylabel("clips")
+    _save(figure, path)
+
+
+def accuracy_against_cost(
+    *,
+    names: Sequence[str],
+    costs: Sequence[float],
+    accuracies: Sequence[float],
+    deviations: Sequence[float],
+    cost_name: str,
+    path: Path,
+) -> None:
+    """One point a candidate, with a bar of one deviation up and down, as a PNG of 900 x 560 pixels.
+
+    Costs are positive; their axis is logarithmic.
+    """
+    figure = _figure(width=9, height=5.6)
+    axes = figure.subplots()
+    axes.errorbar(costs, accuracies, yerr=deviations, fmt="o", color=VAL_COLOR, ecolor="#94a3b8", capsize=3)
+    for name, cost, accuracy in zip(names, costs, accuracies, strict=True):
+        axes.annotate(name, (cost, accuracy), xytext=(6, 6), textcoords="offset points", fontsize=8, parse_math=False)
+    axes.set_xscale("log")
+    axes.margins(x=0.25, y=0.15)
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.xaxis.set_minor_formatter(EngFormatter())
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel(cost_name)
+    axes.set_title("Validation top-1 against cost", loc="left", fontweight="bold")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 

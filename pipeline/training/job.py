@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
@@ -27,7 +28,7 @@ from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.registry import ModelVersion, register_model
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.tracking.uri import tracking_uri
-from reelscribe.pipeline.training.calibration import acceptance, fit_temperature, reliability
+from reelscribe.pipeline.training.calibration import fit_temperature, precision_threshold, reliability
 from reelscribe.pipeline.training.card import model_card
 from reelscribe.pipeline.training.data import Failure, TrainingData, prepare
 from reelscribe.pipeline.training.evaluation import Evaluation, evaluate, read_anew
@@ -73,16 +74,13 @@ def run_training(
     uri = tracking_uri(config.tracking.uri, config.output)
     table = read_manifest(config.data.manifest, require_labels=True)
     splits = split_rows(table, config.data)
-    data_digest = table_digest(table)
     model = new_recognizer(config.model, config.transform, num_classes=len(splits.labels), seed=config.seed)
     model = model.to(pick_device(config.training.device)).eval()
     check_writable(output)
     cache = cache or FeatureCache(output / "cache")
     tracking = config.tracking
     with RunTracker(uri=uri, experiment=tracking.experiment, run_name=config.name, seed=config.seed, parent_run_id=parent_run_id) as run:
-        run.log_params(config.model_dump(mode="json"))
-        run.log_text(config.to_yaml(), CONFIG_FILE)
-        run.log_dataset(name=config.name, source=config.data.manifest, digest=data_digest, context="training", num_rows=table.num_rows)
+        log_recipe(run, config, table)
         folder = output / config.name / run.run_id
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
             with progress("looking for leaks") as advance:
@@ -93,7 +91,7 @@ def run_training(
                 data = prepare(splits, config, model, pool=pool, cache=cache, progress=advance)
             trained, epoch_s = _fit(config, data, folder, run, progress)
             raw = _evaluate(config, splits, data, trained, folder / "model", pool, progress)
-        bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", data_digest)
+        bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", table_digest(table))
         _log_results(run, folder, trained, bundle, raw, evaluation, data)
         version = _register(config, bundle, run.run_id, uri)
     alias_kept = config.tracking.alias if version and config.tracking.alias not in version.aliases else ""
@@ -108,6 +106,13 @@ def run_training(
         version=version,
         alias_kept=alias_kept,
     )
+
+
+def log_recipe(run: RunTracker, config: Config, table: pa.Table) -> None:
+    """What it takes to repeat a run: its config, and which data it saw."""
+    run.log_params(config.model_dump(mode="json"))
+    run.log_text(config.to_yaml(), CONFIG_FILE)
+    run.log_dataset(name=config.name, source=config.data.manifest, digest=table_digest(table), context="training", num_rows=table.num_rows)
 
 
 def check_writable(folder: Path) -> None:
@@ -202,8 +207,8 @@ def _finish(
         data_digest=data_digest,
         git_commit=git.commit if git else "",
     )
-    found = acceptance(*read_anew(raw, spec).confidences(), config.evaluation.precision)
-    spec = spec.model_copy(update={"precision": config.evaluation.precision, "threshold": found and found.threshold})
+    threshold = precision_threshold(*read_anew(raw, spec).confidences(), config.evaluation.precision)
+    spec = spec.model_copy(update={"precision": config.evaluation.precision, "threshold": threshold})
     evaluation = read_anew(raw, spec)
     spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | {"ece_before": raw.scores.metrics["ece"]}})
     card = model_card(spec, config, data, evaluation, leaks)

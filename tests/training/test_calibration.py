@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from reelscribe.pipeline.training.calibration import acceptance, fit_temperature, reliability
+from reelscribe.pipeline.training.calibration import fit_temperature, precision_threshold, reliability
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
@@ -54,14 +54,15 @@ def test_bins_are_those_of_scikit_learn(clips: list[tuple[float, bool]]) -> None
 @settings(deadline=None)
 @given(
     clips=st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.6, 0.9, 0.99]), st.booleans()), min_size=1, max_size=20),
-    precision=st.sampled_from([0.3, 0.5, 0.8, 1.0]),
+    precision=st.sampled_from([0.3, 0.5, 0.7, 0.8]),
 )
 def test_the_threshold_accepts_the_most_clips_that_it_can(clips: list[tuple[float, bool]], precision: float) -> None:
     confidences, right = np.array([c for c, _ in clips]), np.array([r for _, r in clips])
-    good = [t for t in sorted(set(confidences)) if right[confidences >= t].mean() >= precision]
-    found = acceptance(confidences, right, precision)
-    assert (found is None) == (not good)
-    if found:
-        accepted = confidences >= good[0]
-        assert (found.threshold, found.coverage) == (good[0], pytest.approx(accepted.mean()))
-        assert found.precision == pytest.approx(right[accepted].mean())
+    good = [t for t in sorted(set(confidences)) if (right[confidences >= t].sum() + 1) / ((confidences >= t).sum() + 2) >= precision]
+    assert precision_threshold(confidences, right, precision) == (good[0] if good else None)
+
+
+def test_a_few_lucky_clips_prove_no_precision() -> None:
+    confidences = np.linspace(0.9, 0.99, 18)
+    assert precision_threshold(confidences, np.ones(18, bool), 0.95) == pytest.approx(0.9)
+    assert precision_threshold(confidences[1:], np.ones(17, bool), 0.95) is None
