@@ -88,8 +88,8 @@ class Recognizer(nn.Module):
     ``frame_size`` is (height, width) in pixels. See build_encoder, build_motion, build_core and build_readout for the names and for the
     options of the core; ``hidden_size`` is that of the vectors read out. ``encoder_input`` is ``frames`` or ``changes`` (see
     frame_changes); ``pooling`` is ``none``, which keeps every cell of the grid in its place, or ``mean_max``. With ``per_frame`` the logits
-    are those up to each frame. With ``time_gaps`` every call takes ``gaps`` (B, T), the seconds since the frame before, zero at the first of
-    a clip.
+    are those up to each frame. With ``time_gaps`` every call takes ``gaps`` (B, T), the seconds since the frame before, zero at
+    the first of a clip.
     Raises ValueError for a name or a number that cannot be.
     """
 

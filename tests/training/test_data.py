@@ -9,8 +9,6 @@ from reelscribe.pipeline.training.evaluation import _reorder
 from reelscribe.pipeline.video.types import Frames
 
 
-
-
 def test_seeds_do_not_depend_on_the_process() -> None:
     assert stable_seed(0, "order", 1) == 1332101017241992705
     assert stable_seed(0, "order", 1) != stable_seed(0, "order", 2)
