@@ -19,7 +19,7 @@ def scaled(recurrent: str, factor: float, **keywords: object) -> Recognizer:
     model = recognizer(recurrent=recurrent, motion="none", **keywords)
     with torch.no_grad():
         for layer in model.recurrent.get_submodule("layers").children():
-            layer.get_parameter("weight_hh_l0").mul_(factor)
+            layer.get_parameter("kernels.0.weight_hh_l0").mul_(factor)
     return model
 
 

@@ -69,7 +69,7 @@ def test_one_chunk_has_the_gradient_of_the_whole_and_short_ones_another() -> Non
     whole, long, short = (gradients(frames, [8, 3, 6], size)[1] for size in (0, 8, 4))
     assert whole.keys() == long.keys() == short.keys()
     assert all(torch.equal(whole[name], long[name]) for name in whole)
-    assert not torch.allclose(whole["recurrent.layers.0.weight_hh_l0"], short["recurrent.layers.0.weight_hh_l0"])
+    assert not torch.allclose(whole["recurrent.layers.0.kernels.0.weight_hh_l0"], short["recurrent.layers.0.kernels.0.weight_hh_l0"])
 
 
 def test_no_gradient_crosses_a_chunk() -> None:
