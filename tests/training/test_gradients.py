@@ -57,7 +57,7 @@ def test_a_linear_recurrence_has_the_gradient_that_algebra_gives() -> None:
     """Near zero tanh is linear: U = 0.5 times an orthogonal matrix halves the gradient at every frame."""
     model = scaled("rnn_tanh", 0.5, readout="last")
     with torch.no_grad():
-        model.recurrent.get_parameter("layers.0.weight_ih_l0").mul_(1e-4)
+        model.recurrent.get_parameter("layers.0.kernels.0.weight_ih_l0").mul_(1e-4)
     norms = measure(model, frames=10).of_last[2:]  # all three clips have these lags
     assert [later / earlier for earlier, later in pairwise(norms)] == pytest.approx([2.0] * 6, rel=1e-3)
 
