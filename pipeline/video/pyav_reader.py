@@ -11,7 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from reelscribe.pipeline.errors import TruncatedVideoError
 from reelscribe.pipeline.video.container import OpenVideo, open_video
@@ -39,13 +39,13 @@ class PyAVReader:
 
     def read(self, scan: Scan, indices: tuple[int, ...], size: tuple[int, int] | None) -> Uint8Array:
         """See ``types.Reader``. Raises TruncatedVideoError where a wanted frame does not decode, or only with errors."""
-        pixels: list[Uint8Array] = []
+        scaler, pixels = VideoReformatter(), []
         if _has_groups(scan, indices[0]):
             with scan.opened() as video:
-                pixels = [_rgb(frame, size) for frame in _by_groups(video, scan, indices)]
+                pixels = [_rgb(scaler, frame, size) for frame in _by_groups(video, scan, indices)]
         if len(pixels) < len(indices):
             with open_video(scan.source) as video:
-                pixels += [_rgb(frame, size) for frame in _by_going_through(video, scan, indices[len(pixels) :])]
+                pixels += [_rgb(scaler, frame, size) for frame in _by_going_through(video, scan, indices[len(pixels) :])]
         return stack(pixels, path=scan.name)
 
     def sound_positions(self, scan: Scan) -> list[int]:
@@ -249,14 +249,15 @@ def _failure(packet: Any) -> _Failure:
 # --------------------------------------------------------------------------------------------------------------------------- pixels
 
 
-def _rgb(frame: Any, size: tuple[int, int] | None) -> Uint8Array:
+def _rgb(scaler: VideoReformatter, frame: Any, size: tuple[int, int] | None) -> Uint8Array:
     """(H, W, 3) of that size, or as the picture is; rotation applied."""
     turns = round(frame.rotation / 90)
     height, width = size or (None, None)
     if turns % 2:
         height, width = width, height
     changes = size is not None and (height, width) != (frame.height, frame.width)
-    picture = frame.reformat(
+    picture = scaler.reformat(
+        frame,
         height=height,
         width=width,
         format="rgb24",
