@@ -66,7 +66,7 @@ def _samples(source: Source, stream: Any) -> _Samples:
     movie = _movie(source)
     _require(all(kind != b"mvex" for kind, _ in _children(movie)))  # it would go on in fragments
     tracks = [_first_of_each(content) for kind, content in _children(movie) if kind == b"trak"]
-    (track,) = [boxes for boxes in tracks if _fourth_number(boxes[b"tkhd"]) == stream.id]
+    (track,) = [track for track in tracks if _fourth_number(track[b"tkhd"]) == stream.id]
     media = _first_of_each(track[b"mdia"])
     clock, movie_clock = _fourth_number(media[b"mdhd"]), _fourth_number(_first_of_each(movie)[b"mvhd"])
     _require(movie_clock and stream.time_base * clock == 1)

@@ -95,7 +95,8 @@ class Reader(Protocol):
     def read(self, scan: Scan, indices: tuple[int, ...], size: tuple[int, int] | None) -> Uint8Array:
         """Frames (T, H, W, 3) RGB at strictly increasing positions in presentation order, rotation applied.
 
-        Each is scaled to ``size`` (height, width) by ``scaling.scale``. Raises a VideoError.
+        Each is scaled to ``size`` (height, width) by area average, or bilinearly where that is larger: as ``scaling.scale`` does it, or
+        within 2 levels of 255 in the mean over a frame. Raises a VideoError.
         """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from reelscribe.pipeline.errors import UnsupportedCodecError, VideoError, VideoTooLargeError, VideoTooShortError
 from reelscribe.pipeline.sampling import DenseSampling, KeyframeSampling, RateSampling, UniformSampling
 from reelscribe.pipeline.video.clip import Clip, ClipRequest, read_clip
+from reelscribe.pipeline.video.local import digest
 from reelscribe.pipeline.video.probe import scan
 from reelscribe.pipeline.video.readers import read_frames
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
@@ -41,6 +43,15 @@ def test_uniform_frames_and_their_facts(request_all: ClipRequest) -> None:
     assert view.backend == "pyav"
     assert clip.info == scan(request_all.uri).info
     assert clip.digest == hashlib.sha256(Path(request_all.uri).read_bytes()).hexdigest()
+
+
+def test_the_content_is_named_where_that_is_asked_for(request_all: ClipRequest, tmp_path: Path) -> None:
+    assert read_clip(replace(request_all, digest=False)).digest == ""
+    path = tmp_path / "a.mp4"
+    for content in (b"one", b"two", b"six"):
+        path.write_bytes(content)
+        os.utime(path, ns=(0, int.from_bytes(content)))  # changes come faster here than a file system's clock ticks
+        assert digest(str(path)) == digest(str(path)) == hashlib.sha256(content).hexdigest()
 
 
 def test_more_frames_than_there_are_repeat(request_all: ClipRequest) -> None:

@@ -57,6 +57,12 @@ def test_the_keyframe_before(keys: list[int], index: int) -> None:
     assert line.keyframe_before(index) == max((k for k in keys if k <= index), default=0)
 
 
+@given(keys=st.lists(st.integers(0, 99), unique=True).map(sorted), start=st.integers(-(10**12), 10**12), base=TIME_BASES)
+def test_keyframes_are_shown_when_their_frames_are(keys: list[int], start: int, base: Fraction) -> None:
+    line = timeline([start + 7 * i for i in range(100)], base=base, keys=keys)
+    assert line.keyframes_s() == tuple(line.seconds(key) for key in keys)
+
+
 @pytest.mark.parametrize("pts", [[], [3, 3], [3, 2]])
 def test_times_that_do_not_increase_are_refused(pts: list[int]) -> None:
     with pytest.raises(ValueError, match="increasing"):
