@@ -44,7 +44,7 @@ from reelscribe.pipeline.video.types import FrameSize
 from reelscribe.pipeline.video.writer import write_video
 
 RATE, SEGMENT_S, FRAMES, SIDE = 25, 10, 16, 112
-CLIPS = {10: 4}  # read in each measurement, by the length of the file; else 2
+SHORT_CLIPS = 4  # read in each measurement of the shortest files, so that it is not over at once; of others one for each thread
 GOP_S, LONG_GOP_S = 2, 10  # seconds between keyframes
 PLANS: dict[str, AnySampling] = {
     "uniform": UniformSampling(num_frames=FRAMES),
@@ -202,7 +202,7 @@ def least(runs: list[Seconds]) -> Seconds:
 
 def row(path: Path, plan: str, length_s: int, threads: int, *, repeats: int, pool: DecodePool | None) -> dict[str, Seconds]:
     """What each contender takes; they take turns."""
-    expected, clips = wanted(plan, length_s), CLIPS.get(length_s, 2)
+    expected, clips = wanted(plan, length_s), SHORT_CLIPS if length_s == SEGMENT_S else threads
     runs: dict[str, list[Seconds]] = {name: [] for name in CONTENDERS}
     for _ in range(repeats):
         for name, contender in CONTENDERS.items():

@@ -91,10 +91,16 @@ class _Groups:
 
         Raises TruncatedVideoError where anything that is decoded is damaged: a later wanted frame is built upon it, or may be.
         """
+        packets = self._packets_from(key)
+        start = next(packets, None)
+        if start is None:
+            return
         awaited = deque(int(self._timeline.pts[index]) for index in wanted)
         said = len(self._video.chatter)
         try:
-            for frame in self._decode(key, set(awaited)):
+            for number, frame in enumerate(self._decode(chain([start], packets), set(awaited))):
+                if number == 0 and frame.pts != start.pts:  # a start that even the decoder does not show: refreshed bit by bit
+                    return
                 if frame.is_corrupt or any(_SILENT_DAMAGE in entry[2] for entry in self._video.chatter[said:]):
                     raise self._damage(wanted)
                 if awaited and frame.pts == awaited[0]:
@@ -108,11 +114,11 @@ class _Groups:
         seconds = self._timeline.seconds(wanted[0])
         return TruncatedVideoError(f"{self._scan.name}: {which}, from {seconds:.3f} s on, does not decode without damage")
 
-    def _decode(self, key: int, awaited: set[int]) -> Iterator[Any]:
-        """Frames from a keyframe on, until the packets of all awaited times are decoded."""
+    def _decode(self, packets: Iterator[Any], awaited: set[int]) -> Iterator[Any]:
+        """Frames, until the packets of all awaited times are decoded."""
         marks_references, left = self._scan.info.codec in _MARKS_REFERENCES, set(awaited)
         self._context.flush_buffers()
-        for packet in self._packets_from(key):
+        for packet in packets:
             if marks_references:
                 self._context.skip_frame = "DEFAULT" if packet.pts in awaited else "NONREF"
             yield from packet.decode()

@@ -1,8 +1,8 @@
 """Bringing frames to a size: one method for every reader.
 
 Shrinking is the area average (each output pixel is the mean of the pixels that it covers, so nothing aliases); enlarging is bilinear. Here
-both work on a full-size RGB picture, by OpenCV's ``INTER_AREA`` and ``INTER_LINEAR``. The PyAV reader does the same while it converts colours,
-in a tenth of the time.
+both work on a full-size RGB picture, by OpenCV's ``INTER_AREA`` and ``INTER_LINEAR``. The PyAV reader does the same while it converts
+colours, in a tenth of the time.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Reader(Protocol):
         """Frames (T, H, W, 3) RGB at strictly increasing positions in presentation order, rotation applied.
 
         Each is scaled to ``size`` (height, width) by area average, or bilinearly where that is larger: as ``scaling.scale`` does it, or
-        within 2 levels of 255 in the mean over a frame. Raises a VideoError.
+        within 2 levels of 255 in the mean over a frame (3 of a 10-bit one). Raises a VideoError.
         """
 
 
