@@ -1,11 +1,11 @@
 """Every recurrent core against torch.nn.GRU of the same size, in one run: how many times as fast is it?
 
     python benchmarks/recurrent.py                          # about ten minutes on one core
-    python benchmarks/recurrent.py --lengths 16 --repeats 3
+    python benchmarks/recurrent.py --hidden 512 --lengths 64 --repeats 3
 
-Forward and backward of a batch of 8 clips, and one step of one stream in inference, at 128 channels; the convolutional core has 32 in
-each of 6 x 8 cells, as the default model gives it. One thread, and the time of the processor, so that waiting for other programs does not
-count. Contenders take turns, each turn compares with the GRU of that turn, and the median of the turns counts.
+Forward and backward of a batch of 8 clips, and one step of one stream in inference; the convolutional core has 32 channels in each of
+6 x 8 cells, as the default model gives it, whatever the others have. One thread, and the time of the processor, so that waiting for other
+programs does not count. Contenders take turns, each turn compares with the GRU of that turn, and the median of the turns counts.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from torch import Tensor, nn
 
 from reelscribe.models.recurrent import CORES, build_core
 
-BATCH, HIDDEN, CELL_CHANNELS, GRID = 8, 128, 32, (6, 8)
+BATCH, CELL_CHANNELS, GRID = 8, 32, (6, 8)
 STEPS = 100  # in one measurement of the step
+Contender = tuple[Callable[[int], None], Callable[[], None], int]  # training on so many frames, some steps, parameters
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in CORES} | {"gru, 4 groups": ("gru", {"groups": 4})}
 
 
-def torch_gru() -> tuple[Callable[[int], None], Callable[[], None], int]:
-    gru = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
+def torch_gru(hidden: int) -> Contender:
+    gru = nn.GRU(hidden, hidden, batch_first=True)
 
     def train(frames: int) -> None:
-        gru(torch.randn(BATCH, frames, HIDDEN, requires_grad=True))[0].square().mean().backward()
+        gru(torch.randn(BATCH, frames, hidden, requires_grad=True))[0].square().mean().backward()
 
     def step() -> None:
-        x, h = torch.randn(1, 1, HIDDEN), torch.zeros(1, 1, HIDDEN)
+        x, h = torch.randn(1, 1, hidden), torch.zeros(1, 1, hidden)
         with torch.inference_mode():
             for _ in range(STEPS):
                 _, h = gru(x, h)
@@ -42,8 +43,8 @@ def torch_gru() -> tuple[Callable[[int], None], Callable[[], None], int]:
     return train, step, sum(p.numel() for p in gru.parameters())
 
 
-def ours(name: str, options: dict[str, Any]) -> tuple[Callable[[int], None], Callable[[], None], int]:
-    size = CELL_CHANNELS if CORES[name].spatial else HIDDEN
+def ours(name: str, options: dict[str, Any], hidden: int) -> Contender:
+    size = CELL_CHANNELS if CORES[name].spatial else hidden
     grid = GRID if CORES[name].spatial else ()
     core = build_core(name, size, size, **options)
 
@@ -74,10 +75,10 @@ def compare(works: dict[str, Callable[[], None]], repeats: int) -> tuple[dict[st
     return ratios, statistics.median(turn[first] for turn in turns)
 
 
-def main(lengths: Sequence[int], repeats: int) -> None:
+def main(hidden: int, lengths: Sequence[int], repeats: int) -> None:
     torch.set_num_threads(1)
-    made = {"torch.nn.GRU": torch_gru()} | {label: ours(name, options) for label, (name, options) in CONTENDERS.items()}
-    print(f"{machine('torch')}; median of {repeats} turns\n")
+    made = {"torch.nn.GRU": torch_gru(hidden)} | {label: ours(name, options, hidden) for label, (name, options) in CONTENDERS.items()}
+    print(f"{machine('torch')}; {hidden} channels, median of {repeats} turns\n")
     columns = []
     for frames in lengths:
         works = {label: (lambda train=train, frames=frames: train(frames)) for label, (train, _, _) in made.items()}
@@ -93,7 +94,8 @@ def main(lengths: Sequence[int], repeats: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=128, help="channels of all but the convolutional core")
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 256, 1024], help="frames")
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
-    main(chosen.lengths, chosen.repeats)
+    main(chosen.hidden, chosen.lengths, chosen.repeats)
