@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from torchmetrics.functional import mean_absolute_error, mean_squared_error
 from torchmetrics.functional.classification import (
+    binary_average_precision,
     multiclass_accuracy,
     multiclass_calibration_error,
     multiclass_confusion_matrix,
     multiclass_f1_score,
+    multilabel_f1_score,
 )
 
 
@@ -43,3 +46,41 @@ def classification_scores(probabilities: Tensor, targets: Tensor, labels: tuple[
         metrics["top5"] = multiclass_accuracy(probabilities, targets, num_classes=classes, average="micro", top_k=5).item()
     recall = {label: (confusion[i, i] / support[i]).item() for i, label in enumerate(labels) if support[i]}
     return ClassificationScores(metrics=metrics, recall=recall, confusion=confusion.numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiLabelScores:
+    """Metrics over all clips where a clip has any number of labels."""
+
+    metrics: dict[str, float]  # map, micro_f1 (at a probability of 0.5), chance_map, clips
+    average_precision: dict[str, float]  # per class; classes that no clip has are left out
+
+
+def multilabel_scores(probabilities: Tensor, targets: Tensor, labels: tuple[str, ...]) -> MultiLabelScores:
+    """Metrics of probabilities (N, C) against targets (N, C) of 0 and 1, by torchmetrics.
+
+    ``map`` is the mean of the average precision over the classes that some clip has, ``chance_map`` what a random order scores on average.
+    Raises ValueError where no clip has any label.
+    """
+    targets = targets.int()
+    there = targets.any(dim=0)
+    if not there.any():
+        raise ValueError("no clip has any label: the average precision is of labels that are there")
+    precision = {name: binary_average_precision(probabilities[:, i], targets[:, i]).item() for i, name in enumerate(labels) if there[i]}
+    metrics = {
+        "map": sum(precision.values()) / len(precision),
+        "micro_f1": multilabel_f1_score(probabilities, targets, num_labels=len(labels), average="micro").item(),
+        "chance_map": targets[:, there].float().mean().item(),
+        "clips": float(len(targets)),
+    }
+    return MultiLabelScores(metrics=metrics, average_precision=precision)
+
+
+def value_scores(predicted: Tensor, targets: Tensor) -> dict[str, float]:
+    """``mae``, ``rmse``, ``median_mae`` (what always saying the median would score) and ``clips``, of values (N,), by torchmetrics."""
+    return {
+        "mae": mean_absolute_error(predicted, targets).item(),
+        "rmse": mean_squared_error(predicted, targets, squared=False).item(),
+        "median_mae": (targets - targets.median()).abs().mean().item(),
+        "clips": float(len(targets)),
+    }
