@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run
 
 
-VERBS = ["train", "evaluate", "label", "predict", "demo", "doctor"]
+VERBS = ["train", "compare", "evaluate", "label", "predict", "demo", "doctor"]
 VERBS += [f"registry {verb}" for verb in ("list", "show", "query", "promote", "rollback", "history", "compare")]
 
 
@@ -79,6 +79,10 @@ def test_labels_equal_what_evaluate_and_predict_say(run: Run, trained: TrainingR
     some = sorted(rows)[:3]
     predicted = run("predict", trained.bundle.folder, *(rows[i]["uri"] for i in some), "--json").json()
     assert [p["label"] for p in predicted] == [rows[i]["label"] for i in some]
+    threshold = trained.bundle.spec.threshold
+    accepted = {i: threshold is not None and row["confidence"] >= threshold for i, row in rows.items()}
+    assert {i: row["accepted"] for i, row in rows.items()} == accepted
+    assert [p["accepted"] for p in predicted] == [accepted[i] for i in some]
     assert {(r["model_name"], r["model_version"], r["model_alias"]) for r in rows.values()} == {("tiny", "1", "champion")}
 
 
@@ -129,6 +133,13 @@ def test_wrong_use_is_one_clear_message_and_status_2(run: Run, trained: Training
         (("train", "demo", "data.manifest=nowhere.csv"), "nowhere.csv"),
         (("train", "demo", "data.manifest=no_columns.csv"), "no_columns.csv"),
         (("train", "demo", "model.encoder=resnet81", f"data.manifest={manifest}", f"output={tmp_path / 'r'}"), "resnet18"),
+        (("train", "demo", "--folds", "1"), "one fold holds everything out"),
+        (("train", "demo", f"data.manifest={manifest}", f"output={tmp_path / 'r'}", "--folds", "99"), "cannot make"),
+        (("train", "demo", "--seeds", "1,x"), "--seeds 1,x: expected different whole numbers"),
+        (("compare", "demo", "model.recurrent=lstm"), "nothing to compare"),
+        (("compare", "demo", "model.recurrent=lstm,grü"), "'model.recurrent'"),
+        (("compare", "demo", "model.recurent=lstm,gru"), "did you mean 'recurrent'?"),
+        (("compare", "demo", "model.recurrent=lstm,gru", "--seeds", "1,1"), "--seeds 1,1"),
         (("evaluate", model, manifest, "--split", "tset"), "did you mean 'test'?"),
         (("evaluate", "models:/tyni@champion", manifest, *store), "did you mean 'tiny'?"),
         (("evaluate", "models:/tiny@champoin", manifest, *store), "did you mean 'champion'?"),

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from reelscribe.pipeline.config import AugmentationConfig, Config, load_config
+from reelscribe.pipeline.config import AugmentationConfig, Config, load_config, load_variants
 from reelscribe.pipeline.errors import ConfigError
 from reelscribe.pipeline.sampling import DenseSampling, RateSampling, UniformSampling
 
@@ -228,3 +228,27 @@ def test_the_config_to_copy_has_every_key() -> None:
     dumped = load_config("gestures").model_dump()
     keys = [{key: set(value) if isinstance(value, dict) else None for key, value in tree.items()} for tree in (written, dumped)]
     assert keys[0] == keys[1]
+
+
+# ------------------------------------------------------------------------------------------------------------------------- variants
+
+
+def test_variants_are_all_combinations_each_with_its_name(small: str) -> None:
+    found = load_variants(small, ["model.recurrent=lstm,gru", "training.epochs=3", "model.layers=1,2", "data.manifest=a,b.csv"])
+    assert list(found) == [f"model.recurrent={core} model.layers={layers}" for core in ("lstm", "gru") for layers in (1, 2)]
+    assert [(c.model.recurrent, c.model.layers) for c in found.values()] == [("lstm", 1), ("lstm", 2), ("gru", 1), ("gru", 2)]
+    assert {(c.training.epochs, c.data.manifest) for c in found.values()} == {(3, "a,b.csv")}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], "nothing to compare"),
+        (["model.recurrent=gru,gru"], "nothing to compare"),
+        (["seed=1,2"], "nothing to compare"),
+        (["model.layers=1,two"], "'model.layers'"),
+    ],
+)
+def test_variants_that_cannot_be(small: str, overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_variants(small, overrides)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 LIVE_GRADIENT = 1e-3  # of the gradient of the newest frame
 LONGEST_LAG = 255  # frames
 
-_TIMED_STEPS, _WARM_UP_STEPS = 30, 3
+_TIMED_STEPS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class Cost:
     head_parameters: int  # all but the encoder's
     encoder_macs: int  # multiply-adds a frame, of convolutions and matrix products
     head_macs: int  # the same, of all that follows the encoder
-    step_ms: float  # one more frame of one stream, median
+    step_ms: float  # one more frame of one stream: the fastest of 50, which other work on the machine disturbs least
     head_step_ms: float  # the same without the encoder
     training_mb: float  # a training step: weights, gradients, optimizer state, and what is kept for the backward pass
     gradient_lag: int  # frames back to which a gradient of LIVE_GRADIENT or more reaches; LONGEST_LAG at most
@@ -90,12 +89,12 @@ def _fused_flops(x: Sequence[int], weight_ih: Sequence[int], weight_hh: Sequence
 def _step_ms(model: Recognizer, frame: Tensor) -> float:
     """Milliseconds for one more frame (1, 3, H, W) of a running stream."""
     state, times = None, []
-    for _ in range(_WARM_UP_STEPS + _TIMED_STEPS):
+    for _ in range(_TIMED_STEPS):
         started = time.perf_counter()
         logits, state = model.step(frame, state)
         logits.cpu()  # waits for a GPU
         times.append(time.perf_counter() - started)
-    return statistics.median(times[_WARM_UP_STEPS:]) * 1e3
+    return min(times) * 1e3
 
 
 def _kept_bytes(model: Recognizer, frame: Tensor, grid: Tensor, batch_size: int, num_frames: int) -> int:

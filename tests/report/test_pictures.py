@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reelscribe.pipeline.report.pictures import confusion_matrix, curves, gradients
+from reelscribe.pipeline.report.pictures import accuracy_against_cost, calibration, confusion_matrix, curves, gradients
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -107,6 +107,48 @@ def test_gradients_of_no_size_at_all_or_of_any_leave_gaps(tmp_path: Path) -> Non
     gradients([0.0, 0.0], [0.0, 1e-44], {"a": 0.0, "b": 1e30}, tmp_path / "zero.png")
     gradients([float("inf"), 1.0], [float("nan"), 1.0], {f"layer {i}": 1.0 for i in range(60)}, tmp_path / "many.png")
     assert pixels(tmp_path / "many.png").shape[0] > 1000  # every name can be read
+
+
+BLUE, ORANGE = np.array([0x1D, 0x4E, 0xD8]), np.array([0xC2, 0x41, 0x0C])
+
+
+def bins(accuracy: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of five bins, the first without clips."""
+    return np.array([0, 4, 9, 2, 30]), np.array([np.nan, 0.3, 0.5, 0.7, 0.9]), np.array([np.nan, *accuracy])
+
+
+def test_overconfidence_lies_below_the_diagonal_and_calibration_lifts_it(tmp_path: Path) -> None:
+    before, after = bins([0.05, 0.1, 0.3, 0.5]), bins([0.3, 0.5, 0.7, 0.9])
+    calibration(before, after, tmp_path / "x.png", errors=(0.3, 0.0), threshold=0.8)
+    image = pixels(tmp_path / "x.png")
+    assert image.shape == (520, 1200, 3)
+    left, right = (np.abs(half[60:330] - color).sum(axis=-1) < 40 for half, color in ((image[:, 80:600], ORANGE), (image[:, 680:], BLUE)))
+    assert np.nonzero(left)[0].mean() > np.nonzero(right)[0].mean() + 30  # rows count downwards
+    calibration(before, after, tmp_path / "y.png", errors=(0.3, 0.0), threshold=None)
+    assert not np.array_equal(pixels(tmp_path / "y.png"), image)
+
+
+def test_bins_that_do_not_pair_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="4 counts, 5 confidences"):
+        calibration((np.ones(4, int), np.ones(5), np.ones(5)), bins([0, 0, 0, 0]), tmp_path / "x.png", errors=(0, 0), threshold=None)
+
+
+def test_dear_is_right_and_good_is_high(tmp_path: Path) -> None:
+    def draw(costs: list[float], accuracies: list[float]) -> tuple[float, float]:
+        """Middle of the points, (row, column)."""
+        accuracy_against_cost(
+            names=["", ""], costs=costs, accuracies=accuracies, deviations=[0.0, 0.0], cost_name="multiply-adds", path=tmp_path / "x.png"
+        )
+        image = pixels(tmp_path / "x.png")
+        assert image.shape == (560, 900, 3)
+        rows, columns = np.nonzero(np.abs(image - BLUE).sum(axis=-1) < 40)
+        left = columns < columns.mean()
+        return rows[left].mean(), rows[~left].mean()
+
+    cheap, dear = draw([1e5, 1e9], [0.5, 0.9])
+    assert cheap > dear
+    cheap, dear = draw([1e9, 1e5], [0.5, 0.9])
+    assert cheap < dear
 
 
 def test_pyplot_and_its_global_state_are_never_loaded() -> None:

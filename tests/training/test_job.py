@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,28 @@ def test_a_run_that_diverges_on_ray_says_the_same(tiny_config: Config) -> None:
     with pytest.raises(TrainingError, match=r"^epoch 1, step \d+: .* lower training\.learning_rate") as caught:
         run_training(config, progress=progress)
     check_the_batch_that_was_kept(config, str(caught.value))
+
+
+def test_leaks_that_are_allowed_mark_the_result(tiny_config: Config, drawn: Path, tmp_path: Path) -> None:
+    lines = (drawn / "manifest.csv").read_text().splitlines()
+    rows = [f"{drawn / line}" for line in lines[1:]]
+    copied = next(row for row in rows if row.endswith("val"))
+    shutil.copy(copied.split(",")[0], tmp_path / "copy.mp4")
+    manifest = tmp_path / "leaky.csv"
+    manifest.write_text("\n".join([lines[0], *rows, f"copy.mp4,{copied.split(',')[1]},train"]) + "\n")
+    data = tiny_config.data.model_copy(update={"manifest": str(manifest)})
+    tracking = tiny_config.tracking.model_copy(update={"register_model": False})
+    config = tiny_config.model_copy(
+        update={"data": data, "tracking": tracking, "training": tiny_config.training.model_copy(update={"epochs": 1})}
+    )
+    with pytest.raises(ManifestError, match=r"1 leak\(s\)(?s:.*)the same file: copy\.mp4 is trained on"):
+        run_training(config, progress=progress)
+    allowed = run_training(config.model_copy(update={"data": data.model_copy(update={"allow_leaks": True})}), progress=progress)
+    (leak,) = allowed.leaks
+    assert leak.kind == "file"
+    assert str(leak) in MlflowClient(allowed.tracking_uri).get_run(allowed.run_id).data.tags["reelscribe.leaks"]
+    assert load_bundle(allowed.bundle.folder).spec.leaks == 1
+    assert "**The figures below are too good**" in (allowed.bundle.folder / "README.md").read_text()
 
 
 @pytest.mark.slow
