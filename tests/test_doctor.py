@@ -80,7 +80,7 @@ def test_facts_of_known_files(folder: Path) -> None:
     assert seen["av1.mp4"].remarks == ("opencv cannot read it (unsupported_codec)",)
     assert "the first frame is shown at 3.20 s" in seen["h264-late-start.mkv"].remarks
     assert seen["gap.mp4"].remarks == ("24 s without a keyframe: jumps are slow",)
-    assert seen["mpeg4-avi.avi"].remarks == ("no times in the container: it is decoded from the start",)
+    assert seen["mpeg4-avi.avi"].remarks == ("no times in the container that can be relied upon: it is decoded from the start",)
 
 
 def test_the_clean_label_file_keeps_the_columns_of_its_input(folder: Path, tmp_path: Path) -> None:

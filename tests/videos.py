@@ -101,6 +101,10 @@ CASES: dict[str, Case] = {
     "h264-444": Case(suffix=".mp4", codec="libx264", options=_X264, pixel_format="yuv444p"),
     "h264-variable-rate": Case(suffix=".mp4", codec="libx264", options={**_X264, "g": "20"}, times_s=uneven_times(70)),
     "h264-late-start": Case(suffix=".mkv", codec="libx264", options={**_X264, "g": "20"}, times_s=uneven_times(70, start_s=3.2)),
+    "h264-late-start-mp4": Case(suffix=".mp4", codec="libx264", options={**_X264, "g": "20"}, times_s=uneven_times(70, start_s=3.2)),
+    "h264-interlaced": Case(
+        suffix=".mp4", codec="libx264", options={**_X264, "g": "20", "flags": "+ildct+ilme", "x264-params": "tff=1:scenecut=0"}
+    ),
     "h264-rotated-90": Case(suffix=".mp4", codec="libx264", options=_X264, rotation_degrees=90),
     "h264-rotated-180": Case(suffix=".mp4", codec="libx264", options=_X264, rotation_degrees=180),
     "h264-rotated-270": Case(suffix=".mov", codec="libx264", options=_X264, rotation_degrees=270),
@@ -123,6 +127,7 @@ CASES: dict[str, Case] = {
     "mpeg4-avi": Case(suffix=".avi", codec="mpeg4", options={"g": "20", "b": "2000000"}),
     "mpeg4-avi-b-frames": Case(suffix=".avi", codec="mpeg4", options={"g": "20", "bf": "2", "b": "2000000"}),
     "mpeg4-mp4": Case(suffix=".mp4", codec="mpeg4", options={"g": "20", "bf": "2", "b": "2000000"}),
+    "mpeg1-ps": Case(suffix=".mpg", codec="mpeg1video", options={"g": "15", "bf": "2", "b": "2000000"}),
     "mpeg2-ts": Case(suffix=".ts", codec="mpeg2video", options={"g": "15", "bf": "2", "b": "4000000"}),
     "mjpeg-avi": Case(suffix=".avi", codec="mjpeg", pixel_format="yuvj420p"),
     "gif": Case(suffix=".gif", codec="gif", pixel_format="gray", frame_rate=10.0),

@@ -60,10 +60,12 @@ def _remarks(found: Scan, gap_s: float) -> list[str]:
         remarks.append(f"the first frame is shown at {info.begin_s:.2f} s")
     if found.num_video_streams > 1:
         remarks.append(f"{found.num_video_streams} video streams; the first is read")
+    if found.interlaced:
+        remarks.append("interlaced: each picture holds two moments, moving edges look like combs")
     if gap_s > _LONG_GAP_S and found.timeline.recognizable:
         remarks.append(f"{gap_s:.0f} s without a keyframe: jumps are slow")
     if not found.timeline.recognizable:
-        remarks.append("no times in the container: it is decoded from the start")
+        remarks.append("no times in the container that can be relied upon: it is decoded from the start")
     return remarks
 
 

@@ -24,6 +24,8 @@ class OpenCVReader:
 
     def read(self, scan: Scan, indices: tuple[int, ...], size: tuple[int, int] | None) -> Uint8Array:
         """See ``types.Reader``. Raises UnsupportedCodecError or TruncatedVideoError."""
+        if scan.interlaced:  # it fails to convert them, says so on the console only, and returns memory that nobody has written
+            raise UnsupportedCodecError(f"{scan.name}: OpenCV does not convert interlaced pictures")
         video = cv2.VideoCapture(scan.source.path(), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         try:
             if not video.isOpened():

@@ -30,8 +30,9 @@ from reelscribe.pipeline.video.source import open_source
 from reelscribe.pipeline.video.timeline import Timeline
 from reelscribe.pipeline.video.types import Source, VideoInfo
 
-# Containers that store no presentation times; FFmpeg guesses them from the order of packets.
-_UNTIMED_FORMATS = {"avi", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "vc1", "h263", "h261", "obu", "vvc", "dirac", "cavsvideo"}
+# Containers that store no presentation times, or not those of every frame; FFmpeg guesses them from the order of packets, and guesses
+# others after a seek.
+_UNTIMED_FORMATS = {"avi", "mpeg", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "vc1", "h263", "h261", "obu", "vvc", "dirac", "cavsvideo"}
 _FIRST_FRAME_PACKETS = 64  # a first frame that needs more packets than this is not worth waiting for
 _DEFAULT_RATE = 25.0  # of a single frame without a duration; GIF and MJPEG default to it too
 
@@ -46,6 +47,7 @@ class Scan:
     num_video_streams: int
     claimed_frames: int  # by the container; 0 where it claims none
     claimed_end_s: float | None  # by the container
+    interlaced: bool  # its first frame is of two fields
     salvaged: bool = False  # the timeline has only what decodes of a damaged file
     video: OpenVideo | None = None  # the container, where it is still open
 
@@ -111,6 +113,7 @@ def scanned(uri: str, *, whole: bool = True) -> Iterator[Scan]:
             num_video_streams=len(picture_streams(video.container)),
             claimed_frames=stream.frames,
             claimed_end_s=_claimed_end_s(video.container, stream),
+            interlaced=frame is not None and frame.interlaced_frame,
             video=video if told else None,
         )
 

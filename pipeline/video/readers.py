@@ -12,9 +12,9 @@ from reelscribe.pipeline.errors import UnsupportedCodecError, VideoError
 from reelscribe.pipeline.video.probe import Scan
 from reelscribe.pipeline.video.types import Backend, Frames, Reader, ReaderName
 
-# The order of trust, by evidence (tests/video/test_readers.py: counting videos written in 28 ways): PyAV is exact in each, notices
-# frames that do not decode, seeks, and is as fast as the others; OpenCV is exact but for AV1, and goes through from the start; decord lacks
-# AV1 and GIF, and must go through from the start, too.
+# The order of trust, by evidence (benchmarks/readers.py: counting videos written in many ways): PyAV is exact in each, notices frames that
+# do not decode, seeks, and is as fast as the others; OpenCV lacks AV1 and interlaced pictures, and goes through from the start; decord
+# lacks AV1, GIF and MPEG streams, and must go through from the start, too.
 CHAIN: tuple[ReaderName, ...] = ("pyav", "opencv", "decord")
 _CLASSES: dict[ReaderName, tuple[str, str, str]] = {
     "pyav": ("av", "reelscribe.pipeline.video.pyav_reader", "PyAVReader"),

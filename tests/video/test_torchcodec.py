@@ -16,8 +16,8 @@ from reelscribe.pipeline.video.sandbox import DecodePool
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, FrameSize
 from videos import CASES
 
-# No times (AVI), or not those of the frames that it gives (MPEG-TS).
-CANNOT = {"h264-ts", "h264-avi", "mpeg4-avi", "mpeg4-avi-b-frames", "mpeg2-ts", "mjpeg-avi"}
+# No times (AVI, MPEG program streams), or not those of the frames that it gives (MPEG-TS).
+CANNOT = {"h264-ts", "h264-avi", "mpeg4-avi", "mpeg4-avi-b-frames", "mpeg1-ps", "mpeg2-ts", "mjpeg-avi"}
 
 
 def request(path: Path, backend: Backend = "torchcodec") -> ClipRequest:
