@@ -9,7 +9,6 @@ from reelscribe.pipeline.sampling import plan_times
 from reelscribe.pipeline.video.clip import ClipRequest
 from reelscribe.pipeline.video.probe import Scan, scan
 from reelscribe.pipeline.video.readers import load_reader, read_frames
-from reelscribe.pipeline.video.scaling import size_to_scale
 from reelscribe.pipeline.video.types import DecodeLimits, Frames, Inspection, ReaderName
 
 COMPARED_WITH: ReaderName = "opencv"  # the one reader that is independent of PyAV's seeks and cannot hang
@@ -22,10 +21,9 @@ def inspect(request: ClipRequest, limits: DecodeLimits) -> Inspection:  # noqa: 
     found = scan(request.uri)
     info = found.info
     (times,) = plan_times(request.sampling, start_s=info.begin_s, end_s=info.end_s)
-    size = size_to_scale(height=info.height, width=info.width, to=request.size)
-    frames = read_frames(found, times, size=size)
+    frames = read_frames(found, times)  # at their own size, where readers agree to the bit unless one of them takes colours otherwise
     gap_s = _keyframe_gap_s(found)
-    difference, disagreement = _disagreement(found, frames, size)
+    difference, disagreement = _disagreement(found, frames)
     return Inspection(
         info=info,
         claimed_frames=found.claimed_frames,
@@ -69,14 +67,14 @@ def _remarks(found: Scan, gap_s: float) -> list[str]:
     return remarks
 
 
-def _disagreement(found: Scan, frames: Frames, size: tuple[int, int]) -> tuple[float | None, tuple[str, ...]]:
+def _disagreement(found: Scan, frames: Frames) -> tuple[float | None, tuple[str, ...]]:
     """How much the other reader differs where it differs most (mean over a frame, of 255), and what to say of it."""
     try:
         distinct = tuple(sorted(set(frames.index)))
-        others = load_reader(COMPARED_WITH).read(found, distinct, size)
+        others = load_reader(COMPARED_WITH).read(found, distinct, None)
     except VideoError as error:
         return None, (f"{COMPARED_WITH} cannot read it ({error.failure})",)
-    ours = frames.pixels[[frames.index.index(i) for i in distinct]]
-    difference = float(np.abs(ours.astype(np.int16) - others).mean(axis=(1, 2, 3)).max())
+    pairs = [(frames.pixels[frames.index.index(i)], other) for i, other in zip(distinct, others, strict=True)]
+    difference = max(float(np.abs(ours.astype(np.int16) - other).mean()) for ours, other in pairs)
     words = f"{COMPARED_WITH} gives other pictures (mean difference up to {difference:.1f} of 255)"
     return difference, (words,) if difference > _SAME_LEVELS else ()
