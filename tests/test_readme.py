@@ -12,7 +12,7 @@ import typer.main
 import yaml
 
 from reelscribe.pipeline.cli import app
-from reelscribe.pipeline.config import load_config
+from reelscribe.pipeline.config import load_config, load_variants
 from reelscribe.pipeline.manifest import COLUMNS, read_manifest
 from reelscribe.pipeline.tracking.query_language import parse_query
 
@@ -59,7 +59,7 @@ COMMANDS = sorted(set(commands()))
 
 def test_commands_are_found() -> None:
     verbs = {command.split()[0] for command in COMMANDS}
-    assert {"train", "evaluate", "label", "predict", "doctor", "demo", "registry"} <= verbs
+    assert {"train", "compare", "evaluate", "label", "predict", "doctor", "demo", "registry"} <= verbs
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -70,6 +70,8 @@ def test_a_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.chdir(ROOT)
         assert isinstance(overrides, list | tuple)
         load_config("gestures" if config == "doors.yaml" else config, list(overrides))  # doors.yaml is the reader's copy of it
+    if verb == ["compare"]:
+        load_variants(str(given["config"]), list(given["overrides"]))  # type: ignore[call-overload]
     if verb == ["registry", "query"]:
         parse_query(str(given["text"]))
 

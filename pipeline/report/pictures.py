@@ -122,7 +122,8 @@ def calibration(before: Bins, after: Bins, path: Path, *, errors: tuple[float, f
         if not len(count) == len(confidence) == len(accuracy):
             raise ValueError(f"{len(count)} counts, {len(confidence)} confidences, {len(accuracy)} accuracies: expected as many of each")
         above.plot([0, 1], [0, 1], ":", color="#64748b", label="as it should be")
-        above.plot(confidence[count > 0], accuracy[count > 0], "o-", color=color, markersize=4, label="as it is")
+        above.plot(confidence[count > 0], accuracy[count > 0], "-", color=color, linewidth=0.7, alpha=0.6)
+        above.scatter(confidence[count > 0], accuracy[count > 0], 8 + 160 * count[count > 0] / count.max(), color=color, label="as it is")
         above.set_title(f"{name.capitalize()} calibration: error {error:.3f}", loc="left", fontweight="bold")
         above.yaxis.set_major_formatter(PercentFormatter(1.0))
         edges = np.linspace(0, 1, len(count) + 1)

@@ -57,7 +57,7 @@ def reliability(confidences: Floats, right: Bools, *, bins: int = RELIABILITY_BI
 
 
 def precision_threshold(confidences: Floats, right: Bools, precision: float) -> float | None:
-    """Accept as many clips as possible, most confident first, with an expected ``precision`` or more; None where no threshold gives it.
+    """The confidence from which on the most right labels are accepted with an expected ``precision`` or more; None where none gives it.
 
     Of n accepted clips (N,) with r right labels, (r + 1) / (n + 2) are expected right among others (Laplace's rule of succession), so that
     a few lucky clips prove nothing: 0.95 takes 18 without an error.
@@ -66,4 +66,4 @@ def precision_threshold(confidences: Floats, right: Bools, precision: float) -> 
     accepted, correct = np.arange(1, len(order) + 1), np.cumsum(right[order])
     last_of_its_confidence = np.append(np.diff(confidences[order]) < 0, True)  # equal ones are accepted together
     good = np.nonzero(((correct + 1) / (accepted + 2) >= precision) & last_of_its_confidence)[0]
-    return float(confidences[order[good[-1]]]) if len(good) else None
+    return float(confidences[order[good[correct[good].argmax()]]]) if len(good) else None
