@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 import cv2
 import numpy as np
 from machine import machine
@@ -121,7 +122,12 @@ def small(frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def pyav(path: Path, plan: str, length_s: int, threads: int) -> list[int]:
-    """Seek to each time and decode up to it (the documentation's way); keyframes by skip_frame (its cookbook)."""
+    """Seek to each time and decode up to it (the documentation's way); keyframes by skip_frame (its cookbook).
+
+    Its logging is off, as it is by default: a decoder's thread that has something to say would wait for the interpreter's lock, and who
+    closes the decoder meanwhile, with the lock held, would wait for the thread.
+    """
+    av.logging.set_level(None)
     taken, pictures = [], []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -135,6 +141,7 @@ def pyav(path: Path, plan: str, length_s: int, threads: int) -> list[int]:
             frame = next(frame for frame in container.decode(stream) if frame.pts >= target)
             taken.append(round(frame.pts * stream.time_base * RATE))
             pictures.append(small(frame.to_ndarray(format="rgb24")))
+    av.logging.set_level(av.logging.ERROR)  # what our reader needs
     return taken
 
 
