@@ -265,6 +265,14 @@ class Config(_Section):
             raise ValueError("augmentation.feature_noise needs stored features, that is model.trainable_stages=0")
         return self
 
+    @model_validator(mode="after")
+    def _stepped_only_forward(self) -> Self:
+        """Both run the clip piece by piece, which a core that reads from the end cannot."""
+        for key in ("tbptt_frames", "gradient_health_every"):
+            if self.model.bidirectional and getattr(self.training, key):
+                raise ValueError(f"training.{key} needs a model that can be stepped, that is model.bidirectional=false")
+        return self
+
     @field_validator("sampling", mode="before")
     @classmethod
     def _uniform_unless_said(cls, value: Any) -> Any:

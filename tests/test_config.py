@@ -163,6 +163,8 @@ def test_sampling_errors_speak_of_the_kind_chosen(small: str, overrides: list[st
         (["training.balanced_sampling=true", "training.class_weights=balanced"], "training: balanced_sampling and class_weights=balanced"),
         (["training.monitor=val_top1"], "training: monitor=val_top1 is looked at only with patience or schedule=plateau"),
         (["augmentation.feature_noise=0.1", "model.trainable_stages=1"], "  augmentation.feature_noise needs stored features"),
+        (["training.tbptt_frames=8", "model.bidirectional=true"], "  training.tbptt_frames needs a model that can be stepped"),
+        (["training.gradient_health_every=1", "model.bidirectional=true"], "  training.gradient_health_every needs a model that can be"),
     ],
 )
 def test_keys_that_do_not_go_together_are_named(small: str, overrides: list[str], says: str) -> None:
