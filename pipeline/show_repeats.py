@@ -66,8 +66,7 @@ def _recipe_row(candidate: Candidate) -> tuple[object, ...]:
         f"{cost.encoder_macs + cost.head_macs:,}",
         f"{cost.head_macs:,}",
         f"{candidate.epoch_s:.2f}",
-        f"{cost.step_ms:.2f}",
-        f"{cost.head_step_ms:.2f}",
+        *("-" if ms is None else f"{ms:.2f}" for ms in (cost.step_ms, cost.head_step_ms)),
         f"{cost.training_mb:.1f}",
         cost.gradient_lag,
     )

@@ -30,8 +30,8 @@ class Cost:
     head_parameters: int  # all but the encoder's
     encoder_macs: int  # multiply-adds a frame, of convolutions and matrix products
     head_macs: int  # the same, of all that follows the encoder
-    step_ms: float  # one more frame of one stream: the fastest of 50, which other work on the machine disturbs least
-    head_step_ms: float  # the same without the encoder
+    step_ms: float | None  # one more frame of one stream: the fastest of 50, which other work disturbs least; None where it cannot step
+    head_step_ms: float | None  # the same without the encoder
     training_mb: float  # a training step: weights, gradients, optimizer state, and what is kept for the backward pass
     gradient_lag: int  # frames back to which a gradient of LIVE_GRADIENT or more reaches; LONGEST_LAG at most
 
@@ -64,9 +64,9 @@ def measure(model: Recognizer, *, frame_size: tuple[int, int], batch_size: int, 
         parameters=parameters,
         head_parameters=parameters - sum(p.numel() for p in model.encoder.parameters()),
         encoder_macs=encoder_macs,
-        head_macs=_macs(lambda: model.step(frames)) - encoder_macs,
-        step_ms=_step_ms(model, frames),
-        head_step_ms=_step_ms(head, frames),
+        head_macs=_macs(lambda: model(frames[:, None], torch.ones(1, dtype=torch.long, device=device))) - encoder_macs,
+        step_ms=_step_ms(model, frames) if model.causal else None,
+        head_step_ms=_step_ms(head, frames) if model.causal else None,
         training_mb=(fixed + 4 * learning + _kept_bytes(model, frames, grid, batch_size, num_frames)) / 1e6,  # AdamW has two moments
         gradient_lag=gradient_lag(model, grid),
     )

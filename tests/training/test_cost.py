@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reelscribe.models.recognizer import Recognizer
+from reelscribe.models.recurrent import CORES
 from reelscribe.pipeline.training.cost import LONGEST_LAG, Cost, gradient_lag, measure
 
 HIDDEN, CHANNELS, CELLS, CLASSES = 12, 6, 4 * 6, 5
@@ -61,19 +62,30 @@ def test_memory_grows_with_the_batch_and_with_an_encoder_that_learns() -> None:
 def test_measuring_leaves_the_model_as_it_was() -> None:
     model = recognizer("lstm").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert cost(model).step_ms > 0
+    assert (cost(model).step_ms or 0) > 0
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("recurrent", CORES)
+def test_every_core_has_a_cost_and_only_a_stream_has_a_step(recurrent: str) -> None:
+    for both_ways in (False, True):
+        if both_ways and recurrent in ("transformer", "mean"):
+            continue
+        found = cost(recognizer(recurrent, readout="attention", bidirectional=both_ways))
+        assert found.head_macs > 0
+        assert (found.step_ms is None) == (found.head_step_ms is None) == both_ways
+        assert (found.gradient_lag == 0) == (recurrent == "mean")
+
+
 def test_the_lag_of_a_recurrence_that_is_known() -> None:
     """Without inputs h_t = tanh(u h_{t-1}) stays near 0, where each step back multiplies the gradient by u: 0.5 ** 9 > 1e-3 > 0.5 ** 10."""
     model = recognizer("rnn_tanh")
-    (layer,) = model.recurrent.layers  # type: ignore[attr-defined]
+    (kernel,) = model.recurrent.layers[0].kernels  # type: ignore[index, union-attr]
     grid = torch.zeros(1, model.encoder.channels, 4, 6)
     for decay, lag in ((0.5, 9), (0.9, 65), (1.0, LONGEST_LAG)):
         with torch.no_grad():
-            layer.weight_hh_l0.copy_(decay * torch.eye(HIDDEN))
-            layer.weight_ih_l0.fill_(1e-6)
+            kernel.weight_hh_l0.copy_(decay * torch.eye(HIDDEN))
+            kernel.weight_ih_l0.fill_(1e-6)
         assert gradient_lag(model, grid) == lag
