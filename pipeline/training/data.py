@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelscribe.pipeline.config import Config
+from reelscribe.pipeline.config import AugmentationConfig, Config
 from reelscribe.pipeline.errors import ManifestError, VideoError
 from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, module_digest
 from reelscribe.pipeline.predictor import frames_tensor
@@ -138,11 +138,13 @@ class _Recipe:
         if not train:
             return [ArrayRequest(clip=self._clip(row, jitter_seed=None), recipe=(self.encoder_digest,))]
         settings = self.config.augmentation
+        changes = settings.of_pixels if settings.of_pixels != AugmentationConfig().of_pixels else None
         requests = []
         for view in range(settings.views):
             seed = stable_seed(self.config.seed, row["video_id"], view)
             clip = self._clip(row, jitter_seed=seed if settings.time_jitter else None)
-            requests.append(ArrayRequest(clip=clip, recipe=(self.encoder_digest, json.dumps(settings.of_pixels), str(seed))))
+            drawn = (json.dumps(changes), str(seed)) if changes else ()  # else the same for every seed, and made once
+            requests.append(ArrayRequest(clip=clip, recipe=(self.encoder_digest, *drawn)))
         return requests
 
     def _clip(self, row: Row, *, jitter_seed: int | None) -> ClipRequest:
