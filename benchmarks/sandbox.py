@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -90,21 +91,25 @@ def resident_kib() -> int:
 
 
 def overhead(videos: Sequence[Path], *, rounds: int) -> None:
-    """Processor seconds of a pool and of this process alone, over the same clips, in turn."""
+    """Processor time of a pool, this process and its worker, over that of this process alone; they take turns, clip by clip."""
     clips = [path for path in videos if not fails(path)]
     wanted = [request(path) for path in islice(cycle(clips), MEASURED)]
-    alone, start, whole = [], [], []
-    for _ in range(rounds):
-        begin = cpu_s()
-        for one in wanted:
-            read_clip(one)
-        alone.append(cpu_s() - begin)
-        start.append(cpu_s_of_a_pool(wanted[:1]))
-        whole.append(cpu_s_of_a_pool([wanted[0], *wanted]))
-    ratio = (min(whole) - min(start)) / min(alone)  # neighbours on the machine only ever add
+    ratios = []
+    with DecodePool(1) as pool:
+        for turn in range(rounds + 1):  # the first is to warm up
+            alone = pooled = 0
+            for one in wanted:
+                begin = cpu_ns()
+                read_clip(one)
+                middle = cpu_ns()
+                for _ in pool.map([(0, one)]):
+                    pass
+                alone, pooled = alone + middle - begin, pooled + cpu_ns() - middle
+            if turn:
+                ratios.append(pooled / alone)
     print(
-        f"processor time of a pool over the same reader in this process, {len(clips)} videos, {MEASURED} clips of 16 frames at 112 x 112, "
-        f"start of the worker left out: {ratio:.3f} (the least of {rounds} turns each: {min(whole) - min(start):.2f} s, {min(alone):.2f} s)"
+        f"processor time of a pool over the same reader in this process, {len(clips)} videos, {MEASURED} clips of 16 frames at 112 x 112: "
+        f"{statistics.median(ratios):.3f} (median of {rounds} turns; {min(ratios):.3f} to {max(ratios):.3f}), {alone / MEASURED / 1e6:.0f} ms a clip"
     )
 
 
@@ -116,18 +121,11 @@ def fails(path: Path) -> bool:
     return False
 
 
-def cpu_s() -> float:
-    """Of this process and its children that have ended, user and system."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
-
-
-def cpu_s_of_a_pool(requests: Sequence[ClipRequest]) -> float:
-    begin = cpu_s()
-    with DecodePool(1) as pool:
-        for _ in pool.map(enumerate(requests)):
-            pass
-    return cpu_s() - begin
+def cpu_ns() -> int:
+    """Of this process and its children so far, as Linux counts them."""
+    children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    counted = [file.read_text() for pid in children for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return time.process_time_ns() + sum(int(text.split()[0]) for text in counted)
 
 
 def counting_videos(folder: Path) -> Iterator[Path]:
