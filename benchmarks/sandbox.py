@@ -107,9 +107,10 @@ def overhead(videos: Sequence[Path], *, rounds: int) -> None:
                 alone, pooled = alone + middle - begin, pooled + cpu_ns() - middle
             if turn:
                 ratios.append(pooled / alone)
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
     print(
         f"processor time of a pool over the same reader in this process, {len(clips)} videos, {MEASURED} clips of 16 frames at 112 x 112: "
-        f"{statistics.median(ratios):.3f} (median of {rounds} turns; {min(ratios):.3f} to {max(ratios):.3f}), {alone / MEASURED / 1e6:.0f} ms a clip"
+        f"{statistics.median(ratios):.3f} (median of {rounds} turns; {spread}), {alone / MEASURED / 1e6:.0f} ms a clip"
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,35 @@ def test_every_file_of_the_zoo_is_what_ffprobe_says_or_one_class(shared_data: Pa
             numerator, denominator = map(int, facts["avg_frame_rate"].split("/"))
             if denominator:
                 assert info.frame_rate == pytest.approx(numerator / denominator), name
+
+
+def test_frame_times_are_those_of_ffprobe(shared_data: Path) -> None:
+    """AVI stores no times, and versions of FFmpeg guess others."""
+    if shutil.which("ffprobe") is None:
+        pytest.fail("no ffprobe here") if os.environ.get("CI") == "true" else pytest.skip("no ffprobe here")
+    compared = 0
+    for file in sorted(f for folder in ("zoo", "clips") for f in (shared_data / folder).rglob("*") if f.is_file() and f.suffix != ".avi"):
+        try:
+            line = scan(str(file)).timeline
+        except VideoError:
+            continue
+        command = [
+            "ffprobe",
+            "-v",
+            "error",
+            "-select_streams",
+            "v:0",
+            "-show_entries",
+            "packet=pts_time,flags",
+            "-of",
+            "csv=p=0",
+            str(file),
+        ]
+        packets = [row.split(",")[:2] for row in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()]
+        shown_s = sorted(float(time) for time, flags in packets if "D" not in flags)
+        assert [line.seconds(i) for i in range(len(line))] == pytest.approx(shown_s, abs=1e-6), file.name
+        compared += 1
+    assert compared > 35
 
 
 def test_every_clip_gives_frames(shared_data: Path) -> None:
