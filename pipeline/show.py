@@ -57,7 +57,8 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
     aliases = "".join(f" @{alias}" for alias in result.version.aliases) if result.version else ""
     say(f"model     {result.model_uri}{aliases}   folder {result.bundle.folder}")
     if result.alias_kept:
-        say(f"          @{result.alias_kept} stays where it is: that version did better on the same data")
+        why = "these figures prove nothing" if result.leaks else "that version did better on the same data"
+        say(f"          @{result.alias_kept} stays where it is: {why}")
     say(f"run       {result.run_id}   pictures and checkpoint in {result.bundle.folder.parent}")
     say(f"look      {how_to_look(result.tracking_uri)}")
 
@@ -73,7 +74,10 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
                 "recall": scores.recall,
                 "labels": labels,
                 "confusion": scores.confusion.tolist(),
-                "predictions": {video_id: {"label": p.label, "confidence": p.confidence} for video_id, p in result.predictions.items()},
+                "predictions": {
+                    video_id: {"label": p.label, "confidence": p.confidence, "accepted": p.accepted}
+                    for video_id, p in result.predictions.items()
+                },
                 "failures": [asdict(failure) for failure in result.failures],
             }
         )

@@ -54,7 +54,7 @@ class TrainingResult:
     run_id: str
     tracking_uri: str
     version: ModelVersion | None  # in the registry
-    alias_kept: str  # the alias that was not moved, as the version that holds it did better; else empty
+    alias_kept: str  # the alias that was not given: the version that holds it did better, or there are leaks; else empty
 
     @property
     def model_uri(self) -> str:
@@ -238,10 +238,12 @@ def _log_results(
 
 
 def _register(config: Config, bundle: ModelBundle, run_id: str, uri: str) -> ModelVersion | None:
-    """A new version; it takes the alias over unless the version that holds it did better on the same data."""
+    """A new version; it takes the alias over unless the version that holds it did better on the same data, or its own figures are leaky."""
     if not config.tracking.register_model:
         return None
     name, alias = config.tracking.register_as or config.name, config.tracking.alias
+    if bundle.spec.leaks:
+        alias = ""
     if alias:
         held = f"name = '{name}' and alias = '{alias}' and tags.`reelscribe.data_digest` = '{bundle.spec.data_digest}'"
         top1 = bundle.spec.metrics["top1"]

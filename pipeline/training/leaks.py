@@ -1,7 +1,8 @@
 """The leak guard: what is held out must not be trained on, nor a copy of it, nor a clip of the same source.
 
-Three kinds are found: a group on both sides, the same bytes on both sides, and clips that look the same (a copy at another size or
-quality). Clips cut from one recording at different times look different; only a group can tell of them.
+Three kinds are found: a group on both sides, the same bytes on both sides, and clips that look the same (a copy at another size, quality or
+brightness). A copy that starts later, is mirrored or carries a logo may pass, and clips cut from one recording at different times do look
+different: of those only a group can tell.
 """
 
 from __future__ import annotations

@@ -144,10 +144,8 @@ def test_leaks_that_are_allowed_mark_the_result(tiny_config: Config, drawn: Path
     manifest = tmp_path / "leaky.csv"
     manifest.write_text("\n".join([lines[0], *rows, f"copy.mp4,{copied.split(',')[1]},train"]) + "\n")
     data = tiny_config.data.model_copy(update={"manifest": str(manifest)})
-    tracking = tiny_config.tracking.model_copy(update={"register_model": False})
-    config = tiny_config.model_copy(
-        update={"data": data, "tracking": tracking, "training": tiny_config.training.model_copy(update={"epochs": 1})}
-    )
+    training = tiny_config.training.model_copy(update={"epochs": 1})
+    config = tiny_config.model_copy(update={"name": "leaky", "data": data, "training": training})
     with pytest.raises(ManifestError, match=r"1 leak\(s\)(?s:.*)the same file: copy\.mp4 is trained on"):
         run_training(config, progress=progress)
     allowed = run_training(config.model_copy(update={"data": data.model_copy(update={"allow_leaks": True})}), progress=progress)
@@ -155,6 +153,9 @@ def test_leaks_that_are_allowed_mark_the_result(tiny_config: Config, drawn: Path
     assert leak.kind == "file"
     assert str(leak) in MlflowClient(allowed.tracking_uri).get_run(allowed.run_id).data.tags["reelscribe.leaks"]
     assert load_bundle(allowed.bundle.folder).spec.leaks == 1
+    assert allowed.version is not None
+    assert not allowed.version.aliases  # nobody's champion
+    assert allowed.alias_kept == "champion"
     assert "**The figures below are too good**" in (allowed.bundle.folder / "README.md").read_text()
 
 
