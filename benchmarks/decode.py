@@ -40,7 +40,7 @@ from machine import machine
 from reelscribe.pipeline.errors import VideoError
 from reelscribe.pipeline.sampling import AnySampling, DenseSampling, KeyframeSampling, UniformSampling, plan_times
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import FrameSize
 from reelscribe.pipeline.video.writer import write_video
 

@@ -21,7 +21,7 @@ from exactness import Exactness
 from reelscribe.pipeline.errors import VideoError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import Backend, FrameSize
 from videos import CASES
 

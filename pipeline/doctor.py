@@ -19,7 +19,7 @@ from reelscribe.pipeline.config import usable_cores
 from reelscribe.pipeline.errors import OutputConflictError, UsageError, VideoError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize, Inspection
 
 FREE_DISK_GB = 2.0  # less than this and a job may not end
@@ -115,7 +115,7 @@ def inspect_videos(uris: Iterable[str], *, workers: int = 0, limits: DecodeLimit
     """Facts of each video, in the order given, gathered in decode workers; ``workers`` 0 is one per core."""
     wanted = list(uris)
     plan, size = UniformSampling(num_frames=5), FrameSize(height=72, width=96)
-    with DecodePool(workers or usable_cores(), limits, read="reelscribe.pipeline.video.inspection:inspect") as pool:
+    with DecodePool(workers or usable_cores(), limits, read="reelscribe.pipeline.video.containers.inspection:inspect") as pool:
         outcomes = dict(pool.map((i, ClipRequest(uri=uri, sampling=plan, size=size)) for i, uri in enumerate(wanted)))
     return [_facts(uri, outcomes[i]) for i, uri in enumerate(wanted)]
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from reelscribe.pipeline.errors import TruncatedVideoError, VideoError
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
-from reelscribe.pipeline.video.sandbox import DecodePool
-from reelscribe.pipeline.video.source import content_digest
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
+from reelscribe.pipeline.video.sources.source import content_digest
 
 if TYPE_CHECKING:
     from torch import nn

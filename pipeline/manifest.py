@@ -35,7 +35,7 @@ import pyarrow as pa
 
 from reelscribe.pipeline.errors import ManifestError, nearest
 from reelscribe.pipeline.label_files import READERS, Record
-from reelscribe.pipeline.video.source import REMOTE_SCHEMES
+from reelscribe.pipeline.video.sources.source import REMOTE_SCHEMES
 
 MANIFEST_SCHEMA = pa.schema(
     (

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from reelscribe.pipeline.video.clip import ClipRequest
-from reelscribe.pipeline.video.probe import scan
-from reelscribe.pipeline.video.readers import read_frames
+from reelscribe.pipeline.video.containers.probe import scan
+from reelscribe.pipeline.video.readers.chain import read_frames
 from reelscribe.pipeline.video.types import DecodeLimits
 from videos import CASES, number_shown
 

@@ -125,7 +125,7 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["reelscribe.pipeline.video.sandbox", "reelscribe.pipeline.video.worker", "reelscribe.pipeline.video.clip"]
+    "module", ["reelscribe.pipeline.video.sandbox.pool", "reelscribe.pipeline.video.sandbox.worker", "reelscribe.pipeline.video.clip"]
 )
 def test_decode_workers_never_import_networks_or_services(module: str) -> None:
     assert loaded_by(module) & {"torch", "torchvision", "timm", "ray", "mlflow", "matplotlib", "pandas"} == set()

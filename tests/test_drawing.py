@@ -16,7 +16,7 @@ import pytest
 from reelscribe.pipeline.drawing import CLASSES, PAIRS, draw_clip, draw_order_dataset
 from reelscribe.pipeline.errors import OutputConflictError, VideoError
 from reelscribe.pipeline.manifest import list_videos, read_manifest
-from reelscribe.pipeline.video.probe import probe
+from reelscribe.pipeline.video.containers.probe import probe
 
 
 def decode(file: Path) -> npt.NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from reelscribe.pipeline.errors import NotAVideoError, VideoError, VideoNotFound
 from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, module_digest
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
 
 

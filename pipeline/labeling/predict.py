@@ -10,7 +10,7 @@ from reelscribe.pipeline.errors import VideoError
 from reelscribe.pipeline.manifest import list_videos
 from reelscribe.pipeline.predictor import Prediction, Predictor
 from reelscribe.pipeline.tracking.registry import fetch_model
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 
 @dataclass(frozen=True, kw_only=True)

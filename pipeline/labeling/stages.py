@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from reelscribe.pipeline.bundle import ModelBundle
 from reelscribe.pipeline.errors import ModelError, VideoError
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import Backend, DecodeLimits
 
 if TYPE_CHECKING:

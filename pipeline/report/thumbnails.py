@@ -16,7 +16,7 @@ from reelscribe.pipeline.errors import VideoError
 from reelscribe.pipeline.report.rows import ShownVideo
 from reelscribe.pipeline.sampling import SamplingSpec
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import FrameSize, Uint8Array
 
 MAX_THUMBNAILS = 6

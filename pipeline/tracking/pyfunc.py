@@ -33,7 +33,7 @@ class VideoLabeller:
 
     def __init__(self, bundle: ModelBundle) -> None:
         from reelscribe.pipeline.predictor import Predictor
-        from reelscribe.pipeline.video.sandbox import DecodePool
+        from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
         self.bundle = bundle
         self._predictor = Predictor(bundle)

@@ -21,7 +21,7 @@ from reelscribe.pipeline.sampling import DenseSampling
 from reelscribe.pipeline.training.augment import augment
 from reelscribe.pipeline.training.splits import Row, Splits, some
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer

@@ -20,7 +20,7 @@ from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.training.data import Failure, stable_seed
 from reelscribe.pipeline.training.metrics import ClassificationScores, classification_scores
 from reelscribe.pipeline.video.clip import Clip
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import Frames
 
 

@@ -37,7 +37,7 @@ from reelscribe.pipeline.training.leaks import Leak, find_leaks
 from reelscribe.pipeline.training.loop import Trained, Trainer
 from reelscribe.pipeline.training.ray_launch import train_on_ray
 from reelscribe.pipeline.training.splits import Splits, split_rows
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 CONFIG_FILE = "config.yaml"  # an artifact of the run: `reelscribe train` takes it again
 

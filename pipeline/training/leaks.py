@@ -19,7 +19,7 @@ from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache
 from reelscribe.pipeline.training.splits import Row, Splits
 from reelscribe.pipeline.video import fingerprint as look
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 _SHOWN = 10  # leaks listed in one message
 

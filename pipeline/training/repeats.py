@@ -22,7 +22,7 @@ from reelscribe.pipeline.tracking.uri import tracking_uri
 from reelscribe.pipeline.training.job import TrainingResult, check_writable, log_recipe, run_training
 from reelscribe.pipeline.training.leaks import Leak, find_leaks
 from reelscribe.pipeline.training.splits import fold_names, split_rows
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from reelscribe.pipeline.sampling import AnySampling, KeyframeSampling, plan_tim
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, Frames, FrameSize, VideoInfo
 
 if TYPE_CHECKING:
-    from reelscribe.pipeline.video.probe import Scan
+    from reelscribe.pipeline.video.containers.probe import Scan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ def read_clip(request: ClipRequest, limits: DecodeLimits | None = None) -> Clip:
     """
     limits = limits or DecodeLimits()
     # Native decoders are loaded by who decodes, and not by who only makes requests.
-    from reelscribe.pipeline.video.probe import scanned
-    from reelscribe.pipeline.video.salvage import salvage
+    from reelscribe.pipeline.video.containers.probe import scanned
+    from reelscribe.pipeline.video.containers.salvage import salvage
 
     try:
         with scanned(request.uri) as found:
@@ -60,7 +60,7 @@ def read_clip(request: ClipRequest, limits: DecodeLimits | None = None) -> Clip:
 
 
 def _read(request: ClipRequest, limits: DecodeLimits, found: Scan) -> Clip:
-    from reelscribe.pipeline.video.readers import read_frames
+    from reelscribe.pipeline.video.readers.chain import read_frames
     from reelscribe.pipeline.video.scaling import crop_middle, size_to_scale
 
     _check_size(found, limits)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from reelscribe.pipeline.video.probe import Scan
+    from reelscribe.pipeline.video.containers.probe import Scan
 
 Backend = Literal["auto", "decord", "opencv", "pyav", "torchcodec"]
 ReaderName = Literal["decord", "opencv", "pyav", "torchcodec"]

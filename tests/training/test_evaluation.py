@@ -15,7 +15,7 @@ from reelscribe.pipeline.predictor import Predictor
 from reelscribe.pipeline.sampling import DenseSampling
 from reelscribe.pipeline.training.evaluation import Evaluation, evaluate, read_anew
 from reelscribe.pipeline.training.job import TrainingResult
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 VIEWS = 3
 

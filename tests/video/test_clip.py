@@ -16,9 +16,9 @@ import pytest
 from reelscribe.pipeline.errors import UnsupportedCodecError, VideoError, VideoTooLargeError, VideoTooShortError
 from reelscribe.pipeline.sampling import DenseSampling, KeyframeSampling, RateSampling, UniformSampling
 from reelscribe.pipeline.video.clip import Clip, ClipRequest, read_clip
-from reelscribe.pipeline.video.local import digest
-from reelscribe.pipeline.video.probe import scan
-from reelscribe.pipeline.video.readers import read_frames
+from reelscribe.pipeline.video.containers.probe import scan
+from reelscribe.pipeline.video.readers.chain import read_frames
+from reelscribe.pipeline.video.sources.local import digest
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
 from videos import number_shown
 

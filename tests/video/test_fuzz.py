@@ -9,7 +9,7 @@ from damage import damaged_files
 from reelscribe.pipeline.errors import VideoError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
 
 FILES = 600

@@ -19,8 +19,8 @@ from reelscribe.pipeline.errors import (
     VideoNotFoundError,
     VideoPermissionError,
 )
-from reelscribe.pipeline.video.local import local_path
-from reelscribe.pipeline.video.probe import probe, scan
+from reelscribe.pipeline.video.containers.probe import probe, scan
+from reelscribe.pipeline.video.sources.local import local_path
 from videos import CASES, Case
 
 # The files of the zoo that give no frames. What the others are is in ffprobe.tsv.

@@ -16,9 +16,9 @@ from exactness import Exactness
 from reelscribe.pipeline.errors import TruncatedVideoError, UnsupportedCodecError, VideoError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import Clip, ClipRequest, read_clip
-from reelscribe.pipeline.video.probe import probe, scan
-from reelscribe.pipeline.video.readers import CHAIN, load_reader, read_frames
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.containers.probe import probe, scan
+from reelscribe.pipeline.video.readers.chain import CHAIN, load_reader, read_frames
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.scaling import scale
 from reelscribe.pipeline.video.types import Backend, FrameSize, ReaderName
 from videos import CASES, Case, counting_frame, number_shown
@@ -222,18 +222,18 @@ def test_pictures_that_are_refreshed_bit_by_bit_are_exact(tmp_path: Path, suffix
 
 
 def test_auto_falls_back_and_says_which_reader_served(counting: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelscribe.pipeline.video.readers.CHAIN", ("opencv", "pyav"))
+    monkeypatch.setattr("reelscribe.pipeline.video.readers.chain.CHAIN", ("opencv", "pyav"))
     found = scan(str(counting["av1"]))
     frames = read_frames(found, [0.1, 1.0])
     assert frames.backend == "pyav"
     assert [number_shown(p) for p in frames.pixels] == [2, 25]
-    monkeypatch.setattr("reelscribe.pipeline.video.readers.CHAIN", ("opencv",))
+    monkeypatch.setattr("reelscribe.pipeline.video.readers.chain.CHAIN", ("opencv",))
     with pytest.raises(UnsupportedCodecError, match="OpenCV"):
         read_frames(found, [0.1])
 
 
 def test_a_reader_that_is_not_installed_says_so(counting: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelscribe.pipeline.video.readers.find_spec", lambda _: None)
+    monkeypatch.setattr("reelscribe.pipeline.video.readers.chain.find_spec", lambda _: None)
     with pytest.raises(UnsupportedCodecError, match=r"'decord'.*not installed"):
         read_frames(scan(str(counting["gif"])), [0.0], backend="decord")
 

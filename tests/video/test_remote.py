@@ -14,12 +14,12 @@ from reelscribe.pipeline.errors import NetworkError, NotAVideoError, VideoError,
 from reelscribe.pipeline.sampling import KeyframeSampling, UniformSampling
 from reelscribe.pipeline.video import remote
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip
-from reelscribe.pipeline.video.http_store import HttpStore
-from reelscribe.pipeline.video.local import digest
-from reelscribe.pipeline.video.probe import scan
-from reelscribe.pipeline.video.readers import read_frames
-from reelscribe.pipeline.video.sandbox import DecodePool
-from reelscribe.pipeline.video.source import content_digest
+from reelscribe.pipeline.video.containers.probe import scan
+from reelscribe.pipeline.video.readers.chain import read_frames
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
+from reelscribe.pipeline.video.sources.http_store import HttpStore
+from reelscribe.pipeline.video.sources.local import digest
+from reelscribe.pipeline.video.sources.source import content_digest
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
 
 SIZE = FrameSize(height=48, width=64)

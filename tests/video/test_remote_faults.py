@@ -15,7 +15,7 @@ from range_server import serve
 from reelscribe.pipeline.errors import DecodeTimeoutError, NetworkError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
 
 

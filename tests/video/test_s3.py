@@ -12,10 +12,10 @@ import s3_server
 from reelscribe.pipeline.errors import NetworkError, VideoNotFoundError, VideoPermissionError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip
-from reelscribe.pipeline.video.probe import scan
-from reelscribe.pipeline.video.readers import read_frames
-from reelscribe.pipeline.video.sandbox import DecodePool
-from reelscribe.pipeline.video.source import content_digest
+from reelscribe.pipeline.video.containers.probe import scan
+from reelscribe.pipeline.video.readers.chain import read_frames
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
+from reelscribe.pipeline.video.sources.source import content_digest
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
 
 

@@ -14,8 +14,8 @@ from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.errors import TruncatedVideoError, VideoError
 from reelscribe.pipeline.sampling import KeyframeSampling, RateSampling, UniformSampling
 from reelscribe.pipeline.video.clip import Clip, ClipRequest, read_clip
-from reelscribe.pipeline.video.local import digest
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
+from reelscribe.pipeline.video.sources.local import digest
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
 from videos import CASES, number_shown
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from reelscribe.pipeline.errors import VideoError
-from reelscribe.pipeline.video.probe import Scan, scan, scanned
-from reelscribe.pipeline.video.readers import read_frames
+from reelscribe.pipeline.video.containers.probe import Scan, scan, scanned
+from reelscribe.pipeline.video.readers.chain import read_frames
 from videos import CASES, number_shown
 
 ISO_FILES = [name for name, case in CASES.items() if case.suffix in {".mp4", ".mov"} and case.num_frames > 1]

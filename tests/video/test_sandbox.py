@@ -25,7 +25,7 @@ from reelscribe.pipeline.errors import (
 )
 from reelscribe.pipeline.sampling import DenseSampling, UniformSampling
 from reelscribe.pipeline.video.clip import Clip, ClipRequest, read_clip
-from reelscribe.pipeline.video.sandbox import IN_FLIGHT_PER_WORKER, DecodePool
+from reelscribe.pipeline.video.sandbox.pool import IN_FLIGHT_PER_WORKER, DecodePool
 from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
 from videos import CASES
 
@@ -212,7 +212,7 @@ PROGRAM = """
     from pathlib import Path
     from reelscribe.pipeline.sampling import UniformSampling
     from reelscribe.pipeline.video.clip import ClipRequest
-    from reelscribe.pipeline.video.sandbox import DecodePool
+    from reelscribe.pipeline.video.sandbox.pool import DecodePool
     from reelscribe.pipeline.video.types import DecodeLimits, FrameSize
 
     def request(path):
@@ -271,7 +271,7 @@ def test_a_thousand_readings_from_four_processes_are_identical(counting: dict[st
 
 
 def test_a_worker_that_never_gets_ready_is_given_up(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelscribe.pipeline.video.worker_handle.START_LIMIT_S", 1.0)
+    monkeypatch.setattr("reelscribe.pipeline.video.sandbox.worker_handle.START_LIMIT_S", 1.0)
     with DecodePool(1, read="never_ready:read_clip") as pool, pytest.raises(ReelScribeError, match="not ready within"):
         list(pool.map([(0, request(good))]))
 

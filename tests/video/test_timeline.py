@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelscribe.pipeline.video.timeline import TIME_TOLERANCE_S, Timeline
+from reelscribe.pipeline.video.containers.timeline import TIME_TOLERANCE_S, Timeline
 
 TIME_BASES = st.sampled_from([Fraction(1, 90_000), Fraction(1, 1000), Fraction(1001, 30_000), Fraction(1, 25), Fraction(1, 12_800)])
 

@@ -12,7 +12,7 @@ from exactness import Exactness
 from reelscribe.pipeline.errors import UnsupportedCodecError, VideoError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip
-from reelscribe.pipeline.video.sandbox import DecodePool
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, FrameSize
 from videos import CASES
 
@@ -44,6 +44,6 @@ def test_a_library_that_does_not_load_is_said(counting: dict[str, Path], tmp_pat
     monkeypatch.syspath_prepend(str(tmp_path))
     for module in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delitem(sys.modules, "reelscribe.pipeline.video.torchcodec_reader", raising=False)
+    monkeypatch.delitem(sys.modules, "reelscribe.pipeline.video.readers.torchcodec", raising=False)
     with pytest.raises(UnsupportedCodecError, match="does not load"):
         read_clip(request(counting["h264-short-gop"]))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reelscribe.pipeline.video.probe import scan
-from reelscribe.pipeline.video.readers import read_frames
+from reelscribe.pipeline.video.containers.probe import scan
+from reelscribe.pipeline.video.readers.chain import read_frames
 from reelscribe.pipeline.video.writer import write_video
 from videos import counting_frames, number_shown
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from reelscribe.pipeline.errors import TruncatedVideoError
-from reelscribe.pipeline.video.probe import Scan, scan
-from reelscribe.pipeline.video.pyav_reader import PyAVReader
-from reelscribe.pipeline.video.timeline import Int64Array, Timeline
+from reelscribe.pipeline.video.containers.probe import Scan, scan
+from reelscribe.pipeline.video.containers.timeline import Int64Array, Timeline
+from reelscribe.pipeline.video.readers.pyav import PyAVReader
 
 
 def salvage(uri: str) -> Scan:

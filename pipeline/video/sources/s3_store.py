@@ -14,7 +14,7 @@ from typing import Any
 from pyarrow import fs
 
 from reelscribe.pipeline.errors import NetworkError, VideoError, VideoNotFoundError, VideoPermissionError
-from reelscribe.pipeline.video.remote import pieces
+from reelscribe.pipeline.video.sources.remote import pieces
 
 CONNECT_TIMEOUT_S = 10.0
 _TRIES = 4

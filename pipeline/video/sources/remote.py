@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from reelscribe.pipeline.errors import NetworkError, NotAVideoError, VideoTooLargeError
-from reelscribe.pipeline.video.completeness import starts_like_boxes
-from reelscribe.pipeline.video.local import digest
+from reelscribe.pipeline.video.containers.completeness import starts_like_boxes
+from reelscribe.pipeline.video.sources.local import digest
 
 BLOCK_BYTES = 64 * 1024
 SMALL_BYTES = 1 << 20  # one request for all of it

@@ -20,9 +20,9 @@ import numpy as np
 
 from reelscribe.pipeline.errors import DecoderCrashError, DecoderMemoryError, VideoError
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
-from reelscribe.pipeline.video.readers import CHAIN, is_installed, load_reader
+from reelscribe.pipeline.video.readers.chain import CHAIN, is_installed, load_reader
+from reelscribe.pipeline.video.sandbox.wire import HEADER, Kind, receive_exactly
 from reelscribe.pipeline.video.types import DecodeLimits
-from reelscribe.pipeline.video.wire import HEADER, Kind, receive_exactly
 
 ReadClip = Callable[[ClipRequest, DecodeLimits], Clip]
 _MIB = 1 << 20

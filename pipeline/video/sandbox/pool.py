@@ -23,8 +23,8 @@ from typing import TypeVar
 
 from reelscribe.pipeline.errors import DecodeTimeoutError, ReelScribeError, VideoError
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
+from reelscribe.pipeline.video.sandbox.worker_handle import START_LIMIT_S, WorkerHandle, WorkerLostError
 from reelscribe.pipeline.video.types import DecodeLimits
-from reelscribe.pipeline.video.worker_handle import START_LIMIT_S, WorkerHandle, WorkerLostError
 
 K = TypeVar("K", bound=Hashable)
 

@@ -7,8 +7,8 @@ import numpy as np
 from reelscribe.pipeline.errors import VideoError
 from reelscribe.pipeline.sampling import plan_times
 from reelscribe.pipeline.video.clip import ClipRequest
-from reelscribe.pipeline.video.probe import Scan, scan
-from reelscribe.pipeline.video.readers import load_reader, read_frames
+from reelscribe.pipeline.video.containers.probe import Scan, scan
+from reelscribe.pipeline.video.readers.chain import load_reader, read_frames
 from reelscribe.pipeline.video.types import DecodeLimits, Frames, Inspection, ReaderName
 
 COMPARED_WITH: ReaderName = "opencv"  # the one reader that is independent of PyAV's seeks and cannot hang

@@ -19,8 +19,8 @@ import numpy as np
 
 from reelscribe.pipeline.errors import DecoderCrashError, DecoderMemoryError, VideoError
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
+from reelscribe.pipeline.video.sandbox.wire import HEADER, Kind, receive_exactly
 from reelscribe.pipeline.video.types import DecodeLimits, Frames
-from reelscribe.pipeline.video.wire import HEADER, Kind, receive_exactly
 
 START_LIMIT_S = 120.0  # importing three libraries takes about a second; from a cold network disk much longer
 _OUT_OF_MEMORY_WORDS = ("bad_alloc", "memoryerror", "cannot allocate", "out of memory", "failed to allocate", "insufficient memory")
@@ -42,7 +42,7 @@ class WorkerHandle:
         setup = {"fd": theirs.fileno(), "parent": os.getpid(), "limits": asdict(limits), "read": read}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from reelscribe.pipeline.video.worker import main; main()", json.dumps(setup)],
+                [sys.executable, "-c", "from reelscribe.pipeline.video.sandbox.worker import main; main()", json.dumps(setup)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._words,
                 stderr=self._words,

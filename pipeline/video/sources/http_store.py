@@ -12,7 +12,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError
 
 from reelscribe.pipeline.errors import NetworkError, VideoError, VideoNotFoundError, VideoPermissionError
-from reelscribe.pipeline.video.remote import pieces
+from reelscribe.pipeline.video.sources.remote import pieces
 
 TIMEOUT_S = 10.0  # to connect, and between two pieces of an answer
 _RETRIES = 3  # after half a second, one, and two

@@ -11,7 +11,7 @@ import decord
 import numpy as np
 
 from reelscribe.pipeline.errors import TruncatedVideoError, UnsupportedCodecError
-from reelscribe.pipeline.video.probe import Scan
+from reelscribe.pipeline.video.containers.probe import Scan
 from reelscribe.pipeline.video.scaling import scale, stack
 from reelscribe.pipeline.video.types import ReaderName, Uint8Array
 

@@ -23,11 +23,11 @@ from reelscribe.pipeline.errors import (
     NoVideoStreamError,
     TruncatedVideoError,
 )
-from reelscribe.pipeline.video.completeness import missing_bytes
-from reelscribe.pipeline.video.container import OpenVideo, open_video, picture_streams
-from reelscribe.pipeline.video.sample_table import timeline_of_tables
-from reelscribe.pipeline.video.source import open_source
-from reelscribe.pipeline.video.timeline import Timeline
+from reelscribe.pipeline.video.containers.completeness import missing_bytes
+from reelscribe.pipeline.video.containers.container import OpenVideo, open_video, picture_streams
+from reelscribe.pipeline.video.containers.sample_table import timeline_of_tables
+from reelscribe.pipeline.video.containers.timeline import Timeline
+from reelscribe.pipeline.video.sources.source import open_source
 from reelscribe.pipeline.video.types import Source, VideoInfo
 
 # Containers that store no presentation times, or not those of every frame; FFmpeg guesses them from the order of packets, and guesses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reelscribe.pipeline.video.local import LocalSource, local_path, scheme_of
+from reelscribe.pipeline.video.sources.local import LocalSource, local_path, scheme_of
 from reelscribe.pipeline.video.types import Source
 
 REMOTE_SCHEMES = ("http", "https", "s3")
@@ -16,13 +16,13 @@ def open_source(uri: str) -> Source:
     scheme = scheme_of(uri)
     if scheme not in REMOTE_SCHEMES:
         return LocalSource(local_path(uri))
-    from reelscribe.pipeline.video.remote import RemoteSource
+    from reelscribe.pipeline.video.sources.remote import RemoteSource
 
     if scheme == "s3":
-        from reelscribe.pipeline.video.s3_store import S3Store
+        from reelscribe.pipeline.video.sources.s3_store import S3Store
 
         return RemoteSource(uri, S3Store(uri))
-    from reelscribe.pipeline.video.http_store import HttpStore
+    from reelscribe.pipeline.video.sources.http_store import HttpStore
 
     return RemoteSource(uri, HttpStore(uri))
 

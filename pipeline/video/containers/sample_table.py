@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from reelscribe.pipeline.video.completeness import boxes
-from reelscribe.pipeline.video.timeline import Int64Array, Timeline
+from reelscribe.pipeline.video.containers.completeness import boxes
+from reelscribe.pipeline.video.containers.timeline import Int64Array, Timeline
 from reelscribe.pipeline.video.types import Source
 
 _CHECKED = 500  # keyframes looked up in FFmpeg's index

@@ -14,10 +14,10 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from reelscribe.pipeline.errors import TruncatedVideoError
-from reelscribe.pipeline.video.container import OpenVideo, open_video
-from reelscribe.pipeline.video.probe import Scan, demux
+from reelscribe.pipeline.video.containers.container import OpenVideo, open_video
+from reelscribe.pipeline.video.containers.probe import Scan, demux
+from reelscribe.pipeline.video.containers.timeline import Timeline
 from reelscribe.pipeline.video.scaling import stack
-from reelscribe.pipeline.video.timeline import Timeline
 from reelscribe.pipeline.video.types import ReaderName, Uint8Array
 
 SEEK_GAIN = 16  # packets that a seek must pass over before it pays: it costs as much as reading ten

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from reelscribe.pipeline.errors import UnsupportedCodecError, VideoError
-from reelscribe.pipeline.video.probe import Scan
+from reelscribe.pipeline.video.containers.probe import Scan
 from reelscribe.pipeline.video.types import Backend, Frames, Reader, ReaderName
 
 # The order of trust, by evidence (benchmarks/readers.py: counting videos written in many ways): PyAV is exact in each, notices frames that
@@ -17,10 +17,10 @@ from reelscribe.pipeline.video.types import Backend, Frames, Reader, ReaderName
 # lacks AV1, GIF and MPEG streams, and must go through from the start, too.
 CHAIN: tuple[ReaderName, ...] = ("pyav", "opencv", "decord")
 _CLASSES: dict[ReaderName, tuple[str, str, str]] = {
-    "pyav": ("av", "reelscribe.pipeline.video.pyav_reader", "PyAVReader"),
-    "opencv": ("cv2", "reelscribe.pipeline.video.opencv_reader", "OpenCVReader"),
-    "decord": ("decord", "reelscribe.pipeline.video.decord_reader", "DecordReader"),
-    "torchcodec": ("torchcodec", "reelscribe.pipeline.video.torchcodec_reader", "TorchCodecReader"),  # loads torch: only where asked for
+    "pyav": ("av", "reelscribe.pipeline.video.readers.pyav", "PyAVReader"),
+    "opencv": ("cv2", "reelscribe.pipeline.video.readers.opencv", "OpenCVReader"),
+    "decord": ("decord", "reelscribe.pipeline.video.readers.decord", "DecordReader"),
+    "torchcodec": ("torchcodec", "reelscribe.pipeline.video.readers.torchcodec", "TorchCodecReader"),  # loads torch: only where asked for
 }
 
 

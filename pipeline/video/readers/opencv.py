@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from reelscribe.pipeline.errors import TruncatedVideoError, UnsupportedCodecError
-from reelscribe.pipeline.video.probe import Scan
+from reelscribe.pipeline.video.containers.probe import Scan
 from reelscribe.pipeline.video.scaling import scale, stack
 from reelscribe.pipeline.video.types import ReaderName, Uint8Array
 

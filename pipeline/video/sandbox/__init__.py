@@ -1,0 +1,1 @@
+"""Decoding in processes that are killed from outside."""
