@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from reelscribe.pipeline.config import ModelConfig, TransformConfig
-from reelscribe.pipeline.errors import ModelError
+from reelscribe.pipeline.config import Config, ModelConfig, Task, TransformConfig
+from reelscribe.pipeline.errors import ModelError, UsageError
 from reelscribe.pipeline.sampling import SamplingSpec
 from reelscribe.pipeline.video.clip import ClipRequest
 from reelscribe.pipeline.video.types import Backend
@@ -40,8 +41,8 @@ class BundleSpec(BaseModel):
 
     format: Literal[1] = 1
     name: str
-    task: Literal["single_label"] = "single_label"
-    labels: tuple[str, ...] = Field(min_length=1)
+    task: Task = "single_label"
+    labels: tuple[str, ...] = Field(description="in the order of the outputs; none for a value")
     model: ModelConfig
     sampling: SamplingSpec
     transform: TransformConfig
@@ -50,12 +51,28 @@ class BundleSpec(BaseModel):
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="confidence from which on a label is accepted; None: no confidence gives the precision"
     )
+    value_mean: float = Field(default=0.0, description="of the training clips; the network gives deviations from it")
+    value_deviation: float = Field(default=1.0, gt=0, description="of the training clips; the unit in which the network gives them")
     leaks: int = Field(default=0, ge=0, description="pairs of training and held-out clips known not to be independent")
     metrics: dict[str, float] = {}
     config_digest: str = ""
     data_digest: str = ""
     git_commit: str = ""
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @model_validator(mode="after")
+    def _labels_fit_the_task(self) -> Self:
+        if bool(self.labels) == (self.task == "value"):
+            raise ValueError(f"{len(self.labels)} labels for the task '{self.task}'")
+        return self
+
+    def require_single_label(self, what: str) -> None:
+        """Raises UsageError for a model of another task, with which ``what`` cannot be done."""
+        if self.task != "single_label":
+            raise UsageError(
+                f"{what} needs a model with task=single_label, {self.name} has task={self.task}; `reelscribe evaluate` and "
+                "`reelscribe predict` work with it"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,12 +111,22 @@ class ModelBundle:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        model = new_recognizer(self.spec.model, self.spec.transform, num_classes=len(self.spec.labels), weights="none")
+        model = new_recognizer(self.spec.model, self.spec.transform, num_classes=num_outputs(self.spec.labels), weights="none")
         try:
             model.load_state_dict(load_file(self.folder / WEIGHTS_FILE))
         except (SafetensorError, RuntimeError) as error:
             raise ModelError(f"{self.folder / WEIGHTS_FILE}: the tensors do not fit the network in {SPEC_FILE}: {error}") from error
         return model.eval()
+
+
+def num_outputs(labels: Sequence[str]) -> int:
+    """Numbers that the network gives: one for each label, or the value."""
+    return len(labels) or 1
+
+
+def untrained(config: Config, labels: Sequence[str]) -> Recognizer:
+    """The network that a training starts from."""
+    return new_recognizer(config.model, config.transform, num_classes=num_outputs(labels), seed=config.seed)
 
 
 def new_recognizer(

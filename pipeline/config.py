@@ -20,6 +20,13 @@ from reelscribe.pipeline.errors import ConfigError, nearest
 from reelscribe.pipeline.sampling import AnySampling, SamplingSpec, UniformSampling
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, FrameSize
 
+Task = Literal["single_label", "multi_label", "value"]
+MONITORS: dict[Task, tuple[str, ...]] = {
+    "single_label": ("val_loss", "val_top1", "val_macro_f1"),
+    "multi_label": ("val_loss", "val_exact_match", "val_map"),
+    "value": ("val_loss", "val_mae"),
+}
+
 COMPARED_SECTIONS = ("sampling", "transform", "augmentation", "model", "training")
 
 
@@ -150,7 +157,9 @@ class TrainingConfig(_Section):
     balanced_sampling: bool = Field(default=False, description="draw every class equally often, with repeats")
     mixup: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution that blends two clips; 0 is off")
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="average of the weights that is evaluated and kept; 0 is off")
-    monitor: Literal["val_loss", "val_top1", "val_macro_f1"] = Field(default="val_loss", description="what patience and plateau look at")
+    monitor: Literal["val_loss", "val_top1", "val_macro_f1", "val_exact_match", "val_map", "val_mae"] = Field(
+        default="val_loss", description="what patience and plateau look at; each task has its own"
+    )
     patience: int = Field(default=0, ge=0, description="epochs without a better monitored figure before stopping; 0 never stops early")
     gradient_health_every: int = Field(default=0, ge=0, description="epochs between two looks at the gradients; 0 never looks")
     workers: int = Field(default=1, ge=1, description="more than one trains on Ray")
@@ -172,7 +181,7 @@ class TrainingConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """What is asked of the finished model."""
+    """What is asked of the finished model, where a clip has a single label."""
 
     precision: float = Field(
         default=0.95, gt=0, lt=1, description="share of right labels wanted among the accepted ones; sets the confidence that accepts one"
@@ -239,6 +248,7 @@ class Config(_Section):
     """One training run, complete."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    task: Task = Field(default="single_label", description="what a clip is given: one label, any number of labels, or a number")
     seed: int = Field(default=0, ge=0, lt=2**63)
     output: str = Field(default="runs", description="folder for models, checkpoints, the feature cache and the SQLite store")
     data: DataConfig
@@ -271,6 +281,23 @@ class Config(_Section):
         for key in ("tbptt_frames", "gradient_health_every"):
             if self.model.bidirectional and getattr(self.training, key):
                 raise ValueError(f"training.{key} needs a model that can be stepped, that is model.bidirectional=false")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> Self:
+        """Settings that mean nothing for the task are refused, as they would do nothing."""
+        if self.training.monitor not in MONITORS[self.task]:
+            raise ValueError(f"training.monitor={self.training.monitor}: task={self.task} has {', '.join(MONITORS[self.task])}")
+        for setting, value, tasks in (
+            ("training.class_weights", "none", ("single_label",)),
+            ("training.balanced_sampling", False, ("single_label",)),
+            ("training.label_smoothing", 0.0, ("single_label", "multi_label")),
+            ("evaluation.precision", EvaluationConfig().precision, ("single_label",)),
+        ):
+            section, _, key = setting.partition(".")
+            found = getattr(getattr(self, section), key)
+            if self.task not in tasks and found != value:
+                raise ValueError(f"{setting}={found} is for {' or '.join(tasks)}; with task={self.task} set it to {json.dumps(value)}")
         return self
 
     @field_validator("sampling", mode="before")

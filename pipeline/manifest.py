@@ -11,6 +11,9 @@ Paths. A relative path is taken from the manifest's folder, with ``..`` if need 
 can reach a decoder as one of FFmpeg's protocols (``concat:``, ``subfile:``, ``data:`` ...). Whether the video exists is not
 asked here: a missing one is a row in failures, not the end of a job.
 
+What a clip must have depends on the task: ``label`` with one label; ``label`` with any number of them, ``run|jump`` or a list (an empty
+field is none of them); or ``value``, a number. A column ``value`` is looked at for that task alone.
+
 Values. Labels, groups and splits lose blanks at both ends, and labels are brought to Unicode NFC, so that what looks the same is the same
 class. Paths and ids are taken to the letter. Times are seconds; an empty time is the video's own start or end.
 """
@@ -20,11 +23,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import math
 import os
 import re
 import stat
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -33,6 +34,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from reelscribe.pipeline import fields
+from reelscribe.pipeline.config import Task
 from reelscribe.pipeline.errors import ManifestError, nearest
 from reelscribe.pipeline.label_files import READERS, Record
 from reelscribe.pipeline.video.sources.source import REMOTE_SCHEMES
@@ -50,6 +53,13 @@ MANIFEST_SCHEMA = pa.schema(
     )
 )
 
+# What a clip has beside, or in place of, its label for a task.
+TASK_FIELDS: dict[Task, tuple[pa.Field[Any], ...]] = {
+    "single_label": (),
+    "multi_label": (),
+    "value": (pa.field("value", pa.float64()),),
+}
+
 COLUMNS: dict[str, tuple[str, ...]] = {
     "video_id": ("video_id", "id", "clip_id"),
     "uri": ("path", "uri", "url", "video", "file", "filename", "file_name", "filepath", "file_path", "video_path"),
@@ -65,24 +75,25 @@ _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "te
 _MOST_PROBLEMS = 10  # shown at once; more would scroll the first one away
 
 
-def read_manifest(path: str, *, require_labels: bool) -> pa.Table:
-    """The clips of a label file or a folder of class folders, in its order, as a table of ``MANIFEST_SCHEMA``.
+def read_manifest(path: str, *, require_labels: bool, task: Task = "single_label") -> pa.Table:
+    """The clips of a label file or a folder of class folders, in its order, as a table of ``MANIFEST_SCHEMA`` and the task's own columns.
 
     A ``video_id`` that is not given is the path relative to the manifest's folder, with ``#t=start,end`` (a media fragment) for a part of
-    a video. Without ``require_labels`` a label may be missing, and a folder is listed as by ``list_videos``.
+    a video. ``require_labels`` asks for what ``task`` learns from; without it only the path must be there, and a folder is listed as by
+    ``list_videos``.
 
     Raises ManifestError with the file and the line of up to ten problems.
     """
     file = Path(path)
     with _faults_named(path):
         if file.is_dir():
-            return _class_folders(file) if require_labels else list_videos(path)
+            return _class_folders(file, task) if require_labels else list_videos(path)
         if not file.exists():
             raise ManifestError(f"no label file '{path}'{nearest(file.name, _siblings(file))}")
         read = READERS.get(file.suffix.lower())
         if read is None:
             raise ManifestError(f"{path}: expected a file that ends in {', '.join(READERS)}, or a folder of class folders")
-        return _table(read(file), file, require_labels=require_labels)
+        return _table(read(file), file, task if require_labels else None)
 
 
 def list_videos(path: str) -> pa.Table:
@@ -129,10 +140,10 @@ def _faults_named(path: str) -> Iterator[None]:
 def table_digest(table: pa.Table) -> str:
     """SHA-256 (hex) of what a table says, the same for every order of rows, file format, and place on disk.
 
-    It covers ids, times, labels, groups and splits. Where the files lie differs between machines, and what is in them is covered by the
-    digest that each decoded clip carries; how a cross-validation divides the clips is not what the table says of them.
+    It covers ids, times, labels, values, groups and splits. Where the files lie differs between machines, and what is in them is covered by
+    the digest that each decoded clip carries; how a cross-validation divides the clips is not what the table says of them.
     """
-    names = [name for name in MANIFEST_SCHEMA.names if name not in ("uri", "fold")]
+    names = [name for name in table.column_names if name not in ("uri", "fold")]
     columns = [table.column(name).to_pylist() for name in names]
     lines = sorted(json.dumps(row, ensure_ascii=False) for row in zip(*columns, strict=True))
     return hashlib.sha256("\n".join([json.dumps(names), *lines]).encode()).hexdigest()
@@ -141,10 +152,11 @@ def table_digest(table: pa.Table) -> str:
 # ------------------------------------------------------------------------------------------------------------- records to clips
 
 
-def _table(records: Iterator[Record], file: Path, *, require_labels: bool) -> pa.Table:
-    """Check every record and put them into one table."""
+def _table(records: Iterator[Record], file: Path, task: Task | None) -> pa.Table:
+    """Check every record and put them into one table; without a task no label is asked for."""
     folder = file.parent.resolve()
-    required = ("uri", "label") if require_labels else ("uri",)
+    own = TASK_FIELDS[task] if task else ()
+    required = ("uri", *([field.name for field in own] or ["label"])) if task else ("uri",)
     mappings: dict[tuple[str, ...], dict[str, str]] = {}
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -154,7 +166,7 @@ def _table(records: Iterator[Record], file: Path, *, require_labels: bool) -> pa
         if names not in mappings:
             mappings[names] = _columns(names, f"{file}, {record.columns_at}", required)
         try:
-            row = _row({ours: record.values[theirs] for ours, theirs in mappings[names].items()}, folder, require_labels=require_labels)
+            row = _row({ours: record.values[theirs] for ours, theirs in mappings[names].items()}, folder, task)
             for what, key in (("video_id", row["video_id"]), ("clip", (row["uri"], row["start_s"], row["end_s"]))):
                 before = seen.setdefault((what, key), record.where)
                 if before is not record.where:
@@ -168,7 +180,7 @@ def _table(records: Iterator[Record], file: Path, *, require_labels: bool) -> pa
         raise ManifestError(f"{file}, {shown[0]}" if len(shown) == 1 else "\n  ".join([f"{file}:", *shown]))
     if not rows:
         raise ManifestError(f"{file}: no rows below the names of the columns")
-    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=pa.schema([*MANIFEST_SCHEMA, *own]))
 
 
 def _quoted(row: Mapping[str, Any], what: str) -> str:
@@ -177,10 +189,11 @@ def _quoted(row: Mapping[str, Any], what: str) -> str:
 
 def _columns(names: Sequence[str], where: str, required: Sequence[str]) -> dict[str, str]:
     """Our column -> the name it has in the file. Raises ManifestError for a missing, doubtful or mistyped one."""
+    known = COLUMNS | {column: (column,) for column in required if column not in COLUMNS}
     found: dict[str, str] = {}
     unknown: list[str] = []
     for name in names:
-        ours = next((column for column, allowed in COLUMNS.items() if name.strip().lower() in allowed), None)
+        ours = next((column for column, allowed in known.items() if name.strip().lower() in allowed), None)
         if ours is None:
             unknown.append(name)
         elif ours in found:
@@ -190,9 +203,10 @@ def _columns(names: Sequence[str], where: str, required: Sequence[str]) -> dict[
     listed = ", ".join(str(n) for n in names)
     for column in required:
         if column not in found:
-            hint = next((f"; is '{n}' meant?" for n in unknown if nearest(n.lower(), COLUMNS[column])), "")
-            first, *others = COLUMNS[column]
-            raise ManifestError(f"{where}: no column '{first}'{hint} (also understood: {', '.join(others)}; columns here: {listed})")
+            hint = next((f"; is '{n}' meant?" for n in unknown if nearest(n.lower(), known[column])), "")
+            first, *others = known[column]
+            also = f"also understood: {', '.join(others)}; " if others else ""
+            raise ManifestError(f"{where}: no column '{first}'{hint} ({also}columns here: {listed})")
     for name in unknown:
         meant = _mistyped(name.strip().lower(), found)
         if meant:
@@ -208,54 +222,30 @@ def _mistyped(name: str, found: Mapping[str, str]) -> str:
     return next(iter(get_close_matches(name, wanted, n=1, cutoff=0.8)), "")
 
 
-def _row(values: Mapping[str, Any], folder: Path, *, require_labels: bool) -> dict[str, Any]:
+def _row(values: Mapping[str, Any], folder: Path, task: Task | None) -> dict[str, Any]:
     """One checked row. Raises ValueError with what is wrong."""
-    given = _text(values["uri"], "path")
+    given = fields.text(values["uri"], "path")
     if not given:
         raise ValueError("the path is empty")
-    label = unicodedata.normalize("NFC", _text(values.get("label"), "label").strip())
-    if require_labels and not label:
-        raise ValueError("the label is empty")
-    start, end = _time(values.get("start_s"), "start"), _time(values.get("end_s"), "end")
+    start, end = fields.seconds(values.get("start_s"), "start"), fields.seconds(values.get("end_s"), "end")
     if end is not None and end <= (start or 0.0):
         raise ValueError(f"the end, {_seconds(end)} s, is not after the start, {_seconds(start or 0.0)} s")
     return {
-        "video_id": _text(values.get("video_id"), "video_id") or _default_id(given, folder) + _fragment(start, end),
+        "video_id": fields.text(values.get("video_id"), "video_id") or _default_id(given, folder) + _fragment(start, end),
         "uri": _absolute(given, folder),
         "start_s": start,
         "end_s": end,
-        "label": label or None,
-        "group": _text(values.get("group"), "group").strip() or None,
-        "split": _text(values.get("split"), "split").strip() or None,
-        "fold": _text(values.get("fold"), "fold").strip() or None,
+        **{name: fields.text(values.get(name), name).strip() or None for name in ("group", "split", "fold")},
+        **_said(values, task),
     }
 
 
-def _text(value: Any, what: str) -> str:
-    """Text as it stands; whole numbers as their digits; nothing as an empty text."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes NaN for a missing text
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"the {what} is {json.dumps(value, default=str)}, expected text")
-    text = str(value)
-    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError(f"the {what} {text!r} holds a character that no file or table can hold")
-    return text
-
-
-def _time(value: Any, what: str) -> float | None:
-    """Seconds from 0, or None where nothing is given."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        seconds = float("no" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        raise ValueError(f"the {what} is {value!r}, expected seconds, e.g. 12.5") from None
-    if math.isnan(seconds):
-        return None
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"the {what} is {value!r}, expected seconds from 0 on")
-    return seconds
+def _said(values: Mapping[str, Any], task: Task | None) -> dict[str, Any]:
+    """What the row says of its clip."""
+    label = fields.label(values.get("label")) if task == "single_label" else fields.labels(values.get("label"))
+    if task == "single_label" and not label:
+        raise ValueError("the label is empty")
+    return {"label": label or None} | ({"value": fields.number(values.get("value"), "value")} if task == "value" else {})
 
 
 def _seconds(value: float | None) -> str:
@@ -365,8 +355,12 @@ def _listed(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
-def _class_folders(folder: Path) -> pa.Table:
+def _class_folders(folder: Path, task: Task) -> pa.Table:
     """``folder/label/...`` or ``folder/split/label/...``; files beside the class folders are not part of the data."""
+    if TASK_FIELDS[task]:
+        raise ManifestError(
+            f"{folder}: folders name labels; the task '{task}' needs a label file with the column '{TASK_FIELDS[task][0].name}'"
+        )
     top = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
     by_split = bool(top) and all(f.name.lower() in _SPLIT_FOLDERS for f in top)
     root = folder.resolve()
@@ -375,7 +369,7 @@ def _class_folders(folder: Path) -> pa.Table:
     for file in _files_below(folder):
         relative = file.relative_to(folder)
         if len(relative.parts) > depth:
-            label = unicodedata.normalize("NFC", relative.parts[depth - 1].strip())
+            label = fields.label(relative.parts[depth - 1])
             rows.append(_listed_file(root, relative) | {"label": label, "split": relative.parts[0] if by_split else None})
     if not rows:
         example = f"{folder}/train/left/a.mp4" if by_split else f"{folder}/left/a.mp4"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle
+from reelscribe.pipeline.config import Task
 from reelscribe.pipeline.errors import ModelError, UsageError
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.types import Frames
@@ -28,6 +29,25 @@ class Prediction:
     accepted: bool | None  # whether the confidence reaches the model's threshold; None for a model without one
     scores: npt.NDArray[np.float32]  # (C,) probabilities, in the order of the model's labels
     logits: npt.NDArray[np.float32]  # (views, C) as the network gives them, before the temperature
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsPrediction:
+    """What the model says of one clip that may have several labels."""
+
+    labels: tuple[str, ...]  # those with a probability of one half or more, most probable first
+    top_k: tuple[tuple[str, float], ...]  # most probable first
+    scores: npt.NDArray[np.float32]  # (C,) probabilities, each by itself, in the order of the model's labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValuePrediction:
+    """The number that the model gives one clip, in the unit of its training clips."""
+
+    value: float
+
+
+AnyPrediction = Prediction | LabelsPrediction | ValuePrediction
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -55,7 +75,7 @@ def pad(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 class Predictor:
     """A model ready to answer.
 
-    A clip's probabilities are the softmax of its logits over the temperature, averaged over its views. Clips are run one by
+    Of a single label, the probabilities are the softmax of the logits over the temperature, averaged over the views. Clips are run one by
     one, so that a clip's answer never depends on its neighbours in a batch.
     """
 
@@ -65,23 +85,50 @@ class Predictor:
         self.model = bundle.build().to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, clips: Sequence[Clip]) -> list[Prediction]:
+    def __call__(self, clips: Sequence[Clip]) -> list[AnyPrediction]:
         """One prediction per clip."""
         return [self._predict(clip) for clip in clips]
 
-    def _predict(self, clip: Clip) -> Prediction:
+    def _predict(self, clip: Clip) -> AnyPrediction:
         frames, lengths = pad([frames_tensor(view) for view in clip.views])
         logits = self.model(frames.to(self.device), lengths.to(self.device)).float().cpu()  # (views, C)
-        return to_prediction(logits.numpy(), self.bundle.spec)
+        return _READ[self.bundle.spec.task](logits.numpy(), self.bundle.spec)
 
 
 def to_prediction(logits: npt.NDArray[np.float32], spec: BundleSpec) -> Prediction:
     """Logits (views, C) in words; equal scores keep the order of the labels. Raises ModelError for numbers that are not finite."""
-    scores = (torch.from_numpy(logits) / spec.temperature).softmax(dim=-1).mean(dim=0).numpy()
-    if not np.isfinite(scores).all():
-        raise ModelError("the model gives numbers that are not finite; its weights are damaged")
-    order = np.argsort(-scores, kind="stable")[:TOP_K]
-    top_k = tuple((spec.labels[i], float(scores[i])) for i in order)
+    scores = _finite((torch.from_numpy(logits) / spec.temperature).softmax(dim=-1).mean(dim=0).numpy())
+    top_k = _top_k(scores, spec)
     label, confidence = top_k[0]
     accepted = None if spec.precision is None else spec.threshold is not None and confidence >= spec.threshold
     return Prediction(label=label, confidence=confidence, top_k=top_k, accepted=accepted, scores=scores, logits=logits)
+
+
+def _to_labels(logits: npt.NDArray[np.float32], spec: BundleSpec) -> LabelsPrediction:
+    """Logits (views, C); probabilities are averaged over the views."""
+    scores = _finite(torch.from_numpy(logits).sigmoid().mean(dim=0).numpy())
+    order = np.argsort(-scores, kind="stable")
+    labels = tuple(spec.labels[i] for i in order if scores[i] >= 0.5)
+    return LabelsPrediction(labels=labels, top_k=_top_k(scores, spec), scores=scores)
+
+
+def _to_value(logits: npt.NDArray[np.float32], spec: BundleSpec) -> ValuePrediction:
+    """What the network gives (views, 1), in deviations from the mean of its training clips; averaged over the views."""
+    return ValuePrediction(value=float(_finite(logits).mean()) * spec.value_deviation + spec.value_mean)
+
+
+def _finite(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not np.isfinite(numbers).all():
+        raise ModelError("the model gives numbers that are not finite; its weights are damaged")
+    return numbers
+
+
+def _top_k(scores: npt.NDArray[np.float32], spec: BundleSpec) -> tuple[tuple[str, float], ...]:
+    return tuple((spec.labels[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:TOP_K])
+
+
+_READ: dict[Task, Callable[[npt.NDArray[np.float32], BundleSpec], AnyPrediction]] = {
+    "single_label": to_prediction,
+    "multi_label": _to_labels,
+    "value": _to_value,
+}

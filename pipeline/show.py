@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from reelscribe.pipeline.doctor import Check, VideoFacts
     from reelscribe.pipeline.labeling.job import JobSummary
     from reelscribe.pipeline.labeling.predict import Answer
+    from reelscribe.pipeline.predictor import AnyPrediction
     from reelscribe.pipeline.tracking.registry import AliasMove, ModelDetails, ModelVersion, Promotion, RegisteredModel, VersionComparison
     from reelscribe.pipeline.training.data import Failure
     from reelscribe.pipeline.training.evaluation import Evaluation
     from reelscribe.pipeline.training.job import TrainingResult
     from reelscribe.pipeline.training.leaks import Leak
+    from reelscribe.pipeline.training.metrics import ClassificationScores
     from reelscribe.pipeline.video.types import Inspection
 
 _SHOWN_CONFUSIONS = 5
@@ -32,6 +34,8 @@ _SHOWN_CONFUSIONS = 5
 
 def training(result: TrainingResult, *, as_json: bool) -> None:
     """What a training left, and where."""
+    from reelscribe.pipeline.training.tasks import TASKS
+
     if as_json:
         version = result.version
         print_json(
@@ -50,9 +54,12 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
         )
         return
     metrics = result.bundle.spec.metrics
-    say(f"validation top-1 {metrics['top1']:.3f} on {metrics['clips']:.0f} clips (majority class {metrics['majority']:.3f})")
+    head = TASKS[result.evaluation.task].headline
+    against = f"{head.baseline_words} {metrics[head.baseline]:.3f}"
+    say(f"validation {head.words} {metrics[head.metric]:.3f} on {metrics['clips']:.0f} clips ({against})")
     leaks(result.leaks)
-    _confidence(result.bundle.spec)
+    if result.evaluation.task == "single_label":
+        _confidence(result.bundle.spec)
     _failures(result.failures)
     aliases = "".join(f" @{alias}" for alias in result.version.aliases) if result.version else ""
     say(f"model     {result.model_uri}{aliases}   folder {result.bundle.folder}")
@@ -64,27 +71,33 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
 
 
 def evaluation(result: Evaluation, *, as_json: bool) -> None:
-    """Scores, recall by class, the commonest confusions, and what could not be decoded."""
+    """Scores, also by label where there are labels, the commonest confusions, and what could not be decoded."""
+    from reelscribe.pipeline.training.metrics import ClassificationScores, by_label
+
     scores = result.scores
-    labels = list(result.labels)
+    measure, values = by_label(scores)
     if as_json:
         print_json(
             {
+                "task": result.task,
                 "metrics": scores.metrics,
-                "recall": scores.recall,
-                "labels": labels,
-                "confusion": scores.confusion.tolist(),
-                "predictions": {
-                    video_id: {"label": p.label, "confidence": p.confidence, "accepted": p.accepted}
-                    for video_id, p in result.predictions.items()
-                },
+                **({measure.replace(" ", "_"): values, "labels": list(result.labels)} if values else {}),
+                **({"confusion": scores.confusion.tolist()} if isinstance(scores, ClassificationScores) else {}),
+                "predictions": {video_id: _prediction(found) for video_id, found in result.predictions.items()},
                 "failures": [asdict(failure) for failure in result.failures],
             }
         )
         return
     print_table(["metric", "value"], [(name, f"{value:.4g}") for name, value in scores.metrics.items()])
-    say("")
-    print_table(["label", "recall"], [(label, f"{value:.3f}") for label, value in scores.recall.items()])
+    if values:
+        say("")
+        print_table(["label", measure], [(label, f"{value:.3f}") for label, value in values.items()])
+    if isinstance(scores, ClassificationScores):
+        _confusions(scores, list(result.labels))
+    _failures(result.failures)
+
+
+def _confusions(scores: ClassificationScores, labels: list[str]) -> None:
     wrong = [
         (scores.confusion[i, j], a, b) for i, a in enumerate(labels) for j, b in enumerate(labels) if i != j and scores.confusion[i, j]
     ]
@@ -92,7 +105,19 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
         say("")
         worst = sorted(wrong, reverse=True)[:_SHOWN_CONFUSIONS]
         print_table(["true", "taken for", "clips"], [(a, b, count) for count, a, b in worst])
-    _failures(result.failures)
+
+
+def _prediction(found: AnyPrediction) -> dict[str, Any]:
+    """A prediction of any task as JSON."""
+    from reelscribe.pipeline.predictor import LabelsPrediction, Prediction, ValuePrediction
+
+    match found:
+        case Prediction():
+            return {"label": found.label, "confidence": found.confidence, "accepted": found.accepted}
+        case LabelsPrediction():
+            return {"labels": list(found.labels)}
+        case ValuePrediction():
+            return {"value": found.value}
 
 
 def labelling(summary: JobSummary, *, as_json: bool) -> None:
@@ -234,10 +259,27 @@ def predictions(answers: list[Answer], *, as_json: bool) -> None:
         if isinstance(answer.outcome, VideoError):
             rows.append((answer.uri, answer.outcome.failure, f"{answer.outcome}; {answer.outcome.advice}"))
         else:
-            others = ", ".join(f"{label} {p:.3f}" for label, p in answer.outcome.top_k[1:3])
-            doubt = " (below the threshold)" if answer.outcome.accepted is False else ""
-            rows.append((answer.uri, f"{answer.outcome.label} {answer.outcome.confidence:.3f}{doubt}", others))
-    print_table(["video", "label", "then"], rows)
+            rows.append((answer.uri, *_in_words(answer.outcome)))
+    print_table(["video", "answer", "then"], rows)
+
+
+def _in_words(found: AnyPrediction) -> tuple[str, str]:
+    """What the model says, and what it would say next."""
+    from reelscribe.pipeline.predictor import LabelsPrediction, Prediction, ValuePrediction
+
+    match found:
+        case Prediction():
+            doubt = " (below the threshold)" if found.accepted is False else ""
+            return f"{found.label} {found.confidence:.3f}{doubt}", _probabilities(found.top_k[1:3])
+        case LabelsPrediction():
+            given = [pair for pair in found.top_k if pair[0] in found.labels]
+            return _probabilities(given) or "no label", _probabilities([pair for pair in found.top_k if pair not in given][:2])
+        case ValuePrediction():
+            return f"{found.value:.4g}", ""
+
+
+def _probabilities(pairs: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{label} {probability:.3f}" for label, probability in pairs)
 
 
 def environment(checks: list[Check], *, as_json: bool) -> bool:
@@ -315,16 +357,17 @@ def _aliases(aliases: Mapping[str, int]) -> str:
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
+    from reelscribe.pipeline.predictor import Prediction, ValuePrediction
+
     if isinstance(answer.outcome, VideoError):
         error = answer.outcome
         return {"uri": answer.uri, "failure": error.failure, "cause": str(error), "advice": error.advice}
-    return {
-        "uri": answer.uri,
-        "label": answer.outcome.label,
-        "confidence": answer.outcome.confidence,
-        "accepted": answer.outcome.accepted,
-        "top_k": [{"label": label, "confidence": confidence} for label, confidence in answer.outcome.top_k],
-    }
+    facts = {"uri": answer.uri, **_prediction(answer.outcome)}
+    if isinstance(answer.outcome, Prediction):
+        facts["accepted"] = answer.outcome.accepted
+    if not isinstance(answer.outcome, ValuePrediction):
+        facts["top_k"] = [{"label": label, "confidence": confidence} for label, confidence in answer.outcome.top_k]
+    return facts
 
 
 def leaks(found: tuple[Leak, ...]) -> None:

@@ -11,6 +11,19 @@ if TYPE_CHECKING:
     from reelscribe.pipeline.training.comparison import Candidate, Comparison
     from reelscribe.pipeline.training.repeats import RepeatedTraining, Spread
 
+_SHOWN = (
+    "top1",
+    "macro_f1",
+    "ece",
+    "majority",
+    "map",
+    "micro_f1",
+    "chance_map",
+    "mae",
+    "rmse",
+    "median_mae",
+)  # what each task has of these
+
 
 def repeats(result: RepeatedTraining, *, as_json: bool) -> None:
     """Fold by fold, then mean and spread."""
@@ -18,7 +31,7 @@ def repeats(result: RepeatedTraining, *, as_json: bool) -> None:
     if as_json:
         print_json({"run_id": result.run_id, "tracking_uri": result.tracking_uri, **found.facts()})
         return
-    shown = ("top1", "macro_f1", "ece", "majority")
+    shown = [name for name in _SHOWN if name in found.metrics()]
     rows = [
         (
             fold or "split",
@@ -43,12 +56,13 @@ def recipes(result: Comparison, *, as_json: bool) -> None:
         candidates = [candidate.facts() for candidate in result.candidates]
         print_json({"run_id": result.run_id, "tracking_uri": result.tracking_uri, "picture": result.picture, "candidates": candidates})
         return
-    columns = ["", "top-1", "parameters", "of the head", "MACs a frame", "of the head", "s an epoch"]
+    headline = result.candidates[0].repeats.headline
+    columns = ["", headline.words, "parameters", "of the head", "MACs a frame", "of the head", "s an epoch"]
     columns += ["ms a step", "of the head", "training MB", "gradient lag"]
     print_table(columns, [_recipe_row(candidate) for candidate in result.candidates])
     found = result.candidates[0].repeats
     say("")
-    say(f"top-1 of {found.spread('clips').mean:.0f} validation clips, {_repeated(len(found.folds), len(found.seeds))}")
+    say(f"{headline.words} of {found.spread('clips').mean:.0f} validation clips, {_repeated(len(found.folds), len(found.seeds))}")
     say("keep the test data for the one that you choose")
     say("ms a step: one more frame of one stream, on this machine; gradient lag: frames back to which a thousandth of the gradient reaches")
     leaks(tuple(leak for candidate in result.candidates for leak in candidate.repeats.leaks()))
@@ -57,10 +71,10 @@ def recipes(result: Comparison, *, as_json: bool) -> None:
 
 
 def _recipe_row(candidate: Candidate) -> tuple[object, ...]:
-    cost, top1 = candidate.cost, candidate.repeats.spread("top1")
+    cost, judged = candidate.cost, candidate.repeats.spread(candidate.repeats.headline.metric)
     return (
         candidate.name,
-        f"{top1.mean:.3f}" + _plus_minus(top1.deviation),
+        f"{judged.mean:.3f}" + _plus_minus(judged.deviation),
         f"{cost.parameters:,}",
         f"{cost.head_parameters:,}",
         f"{cost.encoder_macs + cost.head_macs:,}",

@@ -26,6 +26,7 @@ LAYERS = (
     ("sampling",),
     ("video",),
     ("config", "label_files", "cluster", "console"),
+    ("fields",),
     ("manifest", "features", "bundle", "drawing"),
     ("predictor",),
     ("tracking", "report"),

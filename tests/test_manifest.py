@@ -448,3 +448,37 @@ def test_real_label_files(shared_data: Path) -> None:
     assert len(set(fights["group"].to_pylist())) == pd.read_csv(shared_data / "fights" / "labels.csv")["group"].nunique()
     zoo = list_videos(str(shared_data / "zoo"))["uri"].to_pylist()
     assert sorted(zoo) == sorted(str(p) for p in (shared_data / "zoo").resolve().rglob("*") if p.is_file())
+
+
+# --------------------------------------------------------------------------------------------------------------- tasks with more
+
+
+def test_several_labels_by_bars_and_as_a_list(tmp_path: Path) -> None:
+    bars = read_manifest(write(tmp_path, "path,label\na.mp4,run | jump|run\nb.mp4,\n"), require_labels=True, task="multi_label")
+    assert bars["label"].to_pylist() == ["run|jump", None]
+    (tmp_path / "a.jsonl").write_text('{"path": "a.mp4", "label": ["run", "jump"]}\n{"path": "b.mp4", "label": []}\n')
+    lists = read_manifest(str(tmp_path / "a.jsonl"), require_labels=True, task="multi_label")
+    assert lists == bars
+    assert read_manifest(str(tmp_path / "a.jsonl"), require_labels=False)["label"].to_pylist() == ["run|jump", None]
+    with pytest.raises(ManifestError, match=r'line 1: the label is \["run", "jump"\], expected text'):
+        read_manifest(str(tmp_path / "a.jsonl"), require_labels=True)
+
+
+def test_a_value_is_a_finite_number_of_its_own_column(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,value\na.mp4,-1.5\nb.mp4,3e2\n")
+    table = read_manifest(path, require_labels=True, task="value")
+    assert table["value"].to_pylist() == [-1.5, 300.0]
+    other = read_manifest(write(tmp_path, "path,value\na.mp4,-1.5\nb.mp4,3e1\n", "b.csv"), require_labels=True, task="value")
+    assert table_digest(table) != table_digest(other)
+    for text, words in (("", "is empty"), ("high", "expected a number"), ("inf", "expected a number")):
+        with pytest.raises(ManifestError, match=f"line 2: the value {words}|line 2: the value is '{text}', {words}"):
+            read_manifest(write(tmp_path, f"path,value\na.mp4,{text}\nb.mp4,1\n", "c.csv"), require_labels=True, task="value")
+    with pytest.raises(ManifestError, match=r"no column 'value'; is 'valeu' meant\? \(columns here: path, valeu\)"):
+        read_manifest(write(tmp_path, "path,valeu\na.mp4,1\n", "d.csv"), require_labels=True, task="value")
+    with pytest.raises(ManifestError, match=r"folders name labels; the task 'value' needs a label file with the column 'value'"):
+        read_manifest(str(tmp_path), require_labels=True, task="value")
+
+
+def test_a_column_called_value_is_another_task_s_own_affair(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label,value\na.mp4,x,high\n")
+    assert read_manifest(path, require_labels=True).schema.equals(MANIFEST_SCHEMA)

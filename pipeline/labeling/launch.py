@@ -29,13 +29,15 @@ def label_videos(
     """Fetch the model, list the input, run the job, write ``report.html``."""
     table = list_videos(videos)
     found = fetch_model(model, uri=tracking)
+    bundle = load_bundle(found.folder)
+    bundle.spec.require_single_label("a labelling job")
     with progress("labelling") as advance:
 
         def on_progress(now: Progress) -> None:
             advance(now.done, now.total, f"{now.failed} failed" if now.failed else "")
 
         summary = run_job(
-            bundle=load_bundle(found.folder),
+            bundle=bundle,
             identity=found,
             videos=table,
             out=out,

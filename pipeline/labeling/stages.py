@@ -21,7 +21,7 @@ from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import Backend, DecodeLimits
 
 if TYPE_CHECKING:
-    from reelscribe.pipeline.predictor import Prediction, Predictor
+    from reelscribe.pipeline.predictor import AnyPrediction, Predictor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +151,11 @@ class PredictStage:
         ]
 
 
-def _labelled(clip: Clip, prediction: Prediction) -> Labelled:
+def _labelled(clip: Clip, prediction: AnyPrediction) -> Labelled:
+    from reelscribe.pipeline.predictor import Prediction
+
+    if not isinstance(prediction, Prediction):
+        raise ModelError(f"the model gives {type(prediction).__name__}, and a row of labels holds a single label")
     if not math.isfinite(prediction.confidence):
         raise ModelError("the model answers with numbers that are not finite; its weights are damaged or its training diverged")
     return Labelled(

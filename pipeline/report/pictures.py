@@ -15,35 +15,37 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 TRAIN_COLOR, VAL_COLOR = "#c2410c", "#1d4ed8"  # told apart by the colour-blind too, and by line style
 MAX_LABEL_CHARACTERS = 28
+_CURVES = {"loss": "Loss", "top1": "Top-1 accuracy", "exact_match": "Clips with all labels right", "mae": "Mean absolute error"}
 
 Bins = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
-def curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Loss and top-1 accuracy by epoch, as a PNG of 1200 x 480 pixels.
+def curves(history: Sequence[Mapping[str, float]], path: Path, *, figure: str = "top1") -> None:
+    """Loss and a figure by epoch, as a PNG of 1200 x 480 pixels.
 
-    ``history`` has one mapping per epoch with the keys ``epoch``, ``train_loss``, ``val_loss``, ``train_top1`` and ``val_top1``;
-    a key that is missing in an epoch leaves a gap. Raises ValueError without any epoch.
+    ``history`` has one mapping per epoch with the keys ``epoch``, ``train_loss``, ``val_loss``, ``train_`` and ``val_`` with ``figure``, a
+    share (``top1``, ``exact_match``) or an error (``mae``); a key that is missing in an epoch leaves a gap. Raises ValueError without any
+    epoch.
     """
     if not history:
         raise ValueError("no epochs: expected at least one entry in the history")
-    figure = _figure(width=12, height=4.8)
+    canvas = _figure(width=12, height=4.8)
     epochs = [entry["epoch"] for entry in history]
-    for axes, measure, title in zip(figure.subplots(1, 2), ("loss", "top1"), ("Loss", "Top-1 accuracy"), strict=True):
+    for axes, measure in zip(canvas.subplots(1, 2), ("loss", figure), strict=True):
         for split, color, line in (("train", TRAIN_COLOR, "--"), ("val", VAL_COLOR, "-")):
             values = np.array([entry.get(f"{split}_{measure}", np.nan) for entry in history])
             axes.plot(epochs, values, line, color=color, label=split, marker="o" if len(epochs) <= 30 else None, markersize=3)
-        _mark_best(axes, epochs, np.array([entry.get(f"val_{measure}", np.nan) for entry in history]), lowest=measure == "loss")
-        axes.set_title(title, loc="left", fontweight="bold")
+        _mark_best(axes, epochs, np.array([entry.get(f"val_{measure}", np.nan) for entry in history]), lowest=measure in ("loss", "mae"))
+        axes.set_title(_CURVES[measure], loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        if measure == "top1":
+        if measure not in ("loss", "mae"):
             axes.set_ylim(0, 1.02)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _save(figure, path)
+    _save(canvas, path)
 
 
 def confusion_matrix(matrix: npt.NDArray[np.integer], labels: Sequence[str], path: Path) -> None:
@@ -149,10 +151,12 @@ def accuracy_against_cost(
     deviations: Sequence[float],
     cost_name: str,
     path: Path,
+    measure: str = "top-1",
+    is_share: bool = True,
 ) -> None:
     """One point a candidate, with a bar of one deviation up and down, as a PNG of 900 x 560 pixels.
 
-    Costs are positive; their axis is logarithmic.
+    Costs are positive; their axis is logarithmic. ``measure`` is what the accuracies are, as percentages if it ``is_share``.
     """
     figure = _figure(width=9, height=5.6)
     axes = figure.subplots()
@@ -163,9 +167,10 @@ def accuracy_against_cost(
     axes.margins(x=0.25, y=0.15)
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.xaxis.set_minor_formatter(EngFormatter())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if is_share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(cost_name)
-    axes.set_title("Validation top-1 against cost", loc="left", fontweight="bold")
+    axes.set_title(f"Validation {measure} against cost", loc="left", fontweight="bold")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

@@ -35,6 +35,7 @@ class VideoLabeller:
         from reelscribe.pipeline.predictor import Predictor
         from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
+        bundle.spec.require_single_label("MLflow's pyfunc")
         self.bundle = bundle
         self._predictor = Predictor(bundle)
         # the workers live as long as this object: a server would otherwise start them anew for every request
@@ -65,9 +66,12 @@ class VideoLabeller:
         return self.bundle.request(str(row["uri"]), _seconds(row.get("start_s")), _seconds(row.get("end_s")))
 
     def _row(self, uri: str, outcome: Any) -> dict[str, Any]:
+        from reelscribe.pipeline.predictor import Prediction
+
         if isinstance(outcome, VideoError):
             return {"uri": uri, "label": None, "confidence": None, "top_k": None, "failure": outcome.failure, "cause": str(outcome)}
         (prediction,) = self._predictor([outcome])
+        assert isinstance(prediction, Prediction)  # as the model has this task
         return {
             "uri": uri,
             "label": prediction.label,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reelscribe.pipeline.errors import TrainingError
-from reelscribe.pipeline.training.losses import ClipLoss
+from reelscribe.pipeline.training.losses import Loss
 from reelscribe.pipeline.training.passes import ArrayNetwork
 
 BAD_BATCH_FILE = "bad_batch.safetensors"
@@ -20,7 +20,7 @@ _MOST_NAMED = 16
 
 
 @torch.no_grad()
-def clip_losses(network: ArrayNetwork, arrays: Sequence[Tensor], targets: Tensor, loss: ClipLoss) -> Tensor:
+def clip_losses(network: ArrayNetwork, arrays: Sequence[Tensor], targets: Tensor, loss: Loss) -> Tensor:
     """The loss (B,) of each clip (T, ...) by itself."""
     device = next(network.parameters()).device
     network.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Batch:
 
     inputs: Tensor  # (B, T, ...) frames uint8 or features, padded with zeros
     lengths: Tensor  # (B,)
-    targets: Tensor  # (B,) class indices, or (B, C) shares of classes
+    targets: Tensor  # (B,) class indices or values, or (B, C) shares of classes or labels
     offset: int  # the first row's place in the global batch
     total: int  # rows of the global batch
 
@@ -63,7 +63,8 @@ class Batches:
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "order", epoch))
         count = len(self.clips)
         if self.training.balanced_sampling:
-            weights = balanced_weights(self.clips.targets, self.num_classes)[torch.tensor(self.clips.targets)]
+            targets = cast("tuple[int, ...]", self.clips.targets)  # only of classes, see Config
+            weights = balanced_weights(targets, self.num_classes)[torch.tensor(targets)]
             order = list(WeightedRandomSampler(weights.tolist(), count, generator=generator))
         else:
             order = torch.randperm(count, generator=generator).tolist()
@@ -90,15 +91,17 @@ class Batches:
         return Batch(inputs=inputs, lengths=lengths, targets=targets[rows.start : rows.stop], offset=rows.start, total=len(draws))
 
     def _mixed(self, epoch: int, step: int, draws: Sequence[Draw], rows: range, targets: Tensor) -> tuple[list[Tensor], Tensor]:
-        """mixup (arXiv 1710.09412): each clip of the batch blended with another; arrays of the rows, and shares of classes of all."""
+        """mixup (arXiv 1710.09412): each clip of the batch blended with another; arrays of the rows, and targets of all."""
         random = np.random.default_rng(stable_seed(self.seed, "mixup", epoch, step))
         others = random.permutation(len(draws))
         shares = torch.from_numpy(random.beta(self.training.mixup, self.training.mixup, len(draws))).float()
         arrays = {row: self.array(epoch, draws[row]) for row in {*rows, *others[rows.start : rows.stop].tolist()}}
-        classes = one_hot(targets, self.num_classes).float()
+        classes = targets.ndim == 1 and not targets.is_floating_point()
+        blended = one_hot(targets, self.num_classes).float() if classes else targets.float()
+        weights = shares.view(-1, *[1] * (blended.ndim - 1))
         return (
             [blend(arrays[row], arrays[int(others[row])], float(shares[row])) for row in rows],
-            shares[:, None] * classes + (1 - shares[:, None]) * classes[others],
+            weights * blended + (1 - weights) * blended[others],
         )
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from reelscribe.pipeline.bundle import BundleSpec
-from reelscribe.pipeline.config import Config
+from reelscribe.pipeline.config import Config, Task
 from reelscribe.pipeline.training.data import TrainingData
 from reelscribe.pipeline.training.evaluation import Evaluation
 from reelscribe.pipeline.training.leaks import Leak
+from reelscribe.pipeline.training.metrics import by_label
 
 _LEAKS_SHOWN = 20
+_LIMITS: dict[Task, str] = {
+    "single_label": "- The model always names one of its labels, also for a video that shows none of them: use the confidence.",
+    "multi_label": "- A label is given from a probability of 0.5 on; the probabilities are not calibrated.",
+    "value": "- The model gives a number to every video, also to one that it means nothing for, and says nothing of how sure it is.",
+}
 
 
 def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation: Evaluation, leaks: tuple[Leak, ...]) -> str:
@@ -17,7 +23,7 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
     lines = [
         f"# {spec.name}",
         "",
-        f"Names one of {len(spec.labels)} labels for a video clip: {', '.join(spec.labels)}.",
+        _what_it_does(spec),
         "",
         "## Network",
         "",
@@ -39,27 +45,41 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
         "|---|---|",
         *(f"| {name} | {value:.4g} |" for name, value in spec.metrics.items()),
         "",
-        "| label | recall |",
-        "|---|---|",
-        *(f"| {label} | {value:.3f} |" for label, value in evaluation.scores.recall.items()),
-        "",
-        *_confidence(spec),
+        *_by_label(evaluation),
+        *(_confidence(spec) if spec.task == "single_label" else []),
     ]
     chosen = (
         f"the epoch with the best {config.training.monitor} was kept"
         if config.training.patience
         else "the last epoch was kept, whatever its figures"
     )
+    fitted = "Temperature and threshold were fitted on the same clips. " if spec.task == "single_label" else ""
     lines += [
         "## Limits",
         "",
-        f"- The figures are from the validation clips; {chosen}. Temperature and threshold were fitted on the same clips: "
-        "expect a little less on others.",
-        "- The model always names one of its labels, also for a video that shows none of them: use the confidence.",
+        f"- The figures are from the validation clips; {chosen}. {fitted}Expect a little less on others.",
+        _LIMITS[spec.task],
         "- It was trained on clips like those above; nothing is known of other cameras, places or people.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _what_it_does(spec: BundleSpec) -> str:
+    match spec.task:
+        case "single_label":
+            return f"Names one of {len(spec.labels)} labels for a video clip: {', '.join(spec.labels)}."
+        case "multi_label":
+            return f"Says which of {len(spec.labels)} labels a video clip has, none, one or several: {', '.join(spec.labels)}."
+        case "value":
+            return f"Gives a video clip a number; those of the training clips are {spec.value_mean:.4g} ± {spec.value_deviation:.4g}."
+
+
+def _by_label(evaluation: Evaluation) -> list[str]:
+    measure, values = by_label(evaluation.scores)
+    if not values:
+        return []
+    return [f"| label | {measure} |", "|---|---|", *(f"| {label} | {value:.3f} |" for label, value in values.items()), ""]
 
 
 def _confidence(spec: BundleSpec) -> list[str]:

@@ -77,9 +77,10 @@ def _cost(config: Config, repeats: Repeats) -> Cost:
 
 
 def _draw(candidates: list[Candidate], path: Path) -> None:
-    """Accuracy against multiply-adds; where all have the same encoder, only what follows it tells them apart."""
+    """The headline metric against multiply-adds; where all have the same encoder, only what follows it tells them apart."""
     same_encoder = len({c.cost.encoder_macs for c in candidates}) == 1
-    spreads = [c.repeats.spread("top1") for c in candidates]
+    headline = candidates[0].repeats.headline
+    spreads = [c.repeats.spread(headline.metric) for c in candidates]
     accuracy_against_cost(
         names=[c.name for c in candidates],
         costs=[c.cost.head_macs + (0 if same_encoder else c.cost.encoder_macs) for c in candidates],
@@ -87,6 +88,8 @@ def _draw(candidates: list[Candidate], path: Path) -> None:
         deviations=[spread.deviation or 0.0 for spread in spreads],
         cost_name="multiply-adds a frame" + (" after the encoder" if same_encoder else ""),
         path=path,
+        measure=headline.words,
+        is_share=not headline.lower_is_better,
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelscribe.pipeline.config import AugmentationConfig, Config
+from reelscribe.pipeline.config import AugmentationConfig, Config, Task
 from reelscribe.pipeline.errors import ManifestError, VideoError
 from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, module_digest
+from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.predictor import frames_tensor
 from reelscribe.pipeline.sampling import DenseSampling
 from reelscribe.pipeline.training.augment import augment
 from reelscribe.pipeline.training.splits import Row, Splits, some
+from reelscribe.pipeline.training.tasks import TASKS, Target
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
@@ -29,11 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSet:
-    """Clips of one split as files of arrays: ``files[clip][view]``, and the name and class of each clip."""
+    """Clips of one split as files of arrays: ``files[clip][view]``, and the name and target of each clip."""
 
     video_ids: tuple[str, ...]
     files: tuple[tuple[Path, ...], ...]
-    targets: tuple[int, ...]
+    targets: tuple[Target, ...]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,6 +63,7 @@ class TrainingData:
     train: ClipSet
     val: ClipSet
     failures: tuple[Failure, ...]
+    task: Task = "single_label"
 
 
 def prepare(
@@ -85,25 +89,36 @@ def prepare(
         have[request] = result
         progress(len(have), len(wanted))
     failures: dict[str, Failure] = {}
+    target = partial(TASKS[config.task].target, labels=splits.labels)
     data = TrainingData(
         labels=splits.labels,
-        train=_clip_set(splits.train, train, have, splits.labels, failures),
-        val=_clip_set(splits.val, val, have, splits.labels, failures),
+        train=_clip_set(splits.train, train, have, target, failures),
+        val=_clip_set(splits.val, val, have, target, failures),
         failures=tuple(failures.values()),
+        task=config.task,
     )
-    gone = sorted(label for i, label in enumerate(splits.labels) if i not in data.train.targets)
-    if gone or not data.val.targets:
-        what = f"no training clip of {some(gone)}" if gone else "no validation clip"
+    if lost := _lost(splits, data):
         first = data.failures[0]
-        raise ManifestError(f"{config.data.manifest}: {what} can be decoded; {first.video_id}: {first.cause}")
+        raise ManifestError(f"{config.data.manifest}: {lost} can be decoded; {first.video_id}: {first.cause}")
     return data
+
+
+def _lost(splits: Splits, data: TrainingData) -> str:
+    """What training cannot do without and no clip that was decoded has; empty where all is there."""
+    trained = set(data.train.video_ids)
+    left = {label for row in splits.train if row["video_id"] in trained for label in labels_of(row, data.task)}
+    if gone := sorted(set(splits.labels) - left):
+        return f"no training clip of {some(gone)}"
+    if data.task == "value" and len(set(data.train.targets)) < 2:
+        return "no two training clips of different values"
+    return "" if data.val.targets else "no validation clip"
 
 
 def _clip_set(
     rows: list[Row],
     requests: list[list[ArrayRequest]],
     have: dict[ArrayRequest, Path | VideoError],
-    labels: tuple[str, ...],
+    target: Callable[[Row], Target],
     failures: dict[str, Failure],
 ) -> ClipSet:
     """The clips all of whose arrays are there; the others are added to ``failures``."""
@@ -116,7 +131,7 @@ def _clip_set(
         else:
             video_ids.append(row["video_id"])
             files.append(tuple(result for result in results if isinstance(result, Path)))
-            targets.append(labels.index(row["label"]))
+            targets.append(target(row))
     return ClipSet(video_ids=tuple(video_ids), files=tuple(files), targets=tuple(targets))
 
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from reelscribe.pipeline.training.losses import ClipLoss
+from reelscribe.pipeline.training.losses import Loss
 
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer, RecognizerState
+    from reelscribe.pipeline.training.tasks import Target
 
 VANISHED = 1e-4  # times the gradient one frame back: an earlier frame is lost in the noise of late ones
 EXPLODED = 1e2  # times the same: an earlier frame drowns all others, and clipping leaves nothing of these
@@ -75,8 +76,8 @@ class GradientHealth:
         return ""
 
 
-def gradient_health(model: Recognizer, clips: Iterable[tuple[Tensor, int]], loss: ClipLoss, *, max_frames: int = 0) -> GradientHealth:
-    """Measure on clips of (frames or features (T, ...), class), one by one, without dropout; the first ``max_frames`` of each, 0 is all."""
+def gradient_health(model: Recognizer, clips: Iterable[tuple[Tensor, Target]], loss: Loss, *, max_frames: int = 0) -> GradientHealth:
+    """Measure on clips of (frames or features (T, ...), target), one by one, without dropout; ``max_frames`` of each, 0 is all."""
     device = next(model.parameters()).device
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     totals = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
@@ -106,7 +107,7 @@ def gradient_health(model: Recognizer, clips: Iterable[tuple[Tensor, int]], loss
     )
 
 
-def _unrolled(model: Recognizer, grid: Tensor, target: Tensor, loss: ClipLoss) -> tuple[list[list[Tensor]], tuple[Tensor, Tensor]]:
+def _unrolled(model: Recognizer, grid: Tensor, target: Tensor, loss: Loss) -> tuple[list[list[Tensor]], tuple[Tensor, Tensor]]:
     """Grid (1, T, D, h, w) -> the recurrent state after each frame but the last; the loss, and the loss of the last state alone."""
     one = torch.ones(1, dtype=torch.long, device=grid.device)
     state: RecognizerState | None = None

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
+from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, save_bundle, untrained
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress, note
 from reelscribe.pipeline.errors import UsageError
@@ -35,8 +35,10 @@ from reelscribe.pipeline.training.evaluation import Evaluation, evaluate, read_a
 from reelscribe.pipeline.training.gradients import GradientHealth
 from reelscribe.pipeline.training.leaks import Leak, find_leaks
 from reelscribe.pipeline.training.loop import Trained, Trainer
+from reelscribe.pipeline.training.metrics import ClassificationScores, by_label
 from reelscribe.pipeline.training.ray_launch import train_on_ray
 from reelscribe.pipeline.training.splits import Splits, split_rows
+from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 CONFIG_FILE = "config.yaml"  # an artifact of the run: `reelscribe train` takes it again
@@ -72,9 +74,9 @@ def run_training(
     """
     output = Path(config.output).absolute()
     uri = tracking_uri(config.tracking.uri, config.output)
-    table = read_manifest(config.data.manifest, require_labels=True)
-    splits = split_rows(table, config.data)
-    model = new_recognizer(config.model, config.transform, num_classes=len(splits.labels), seed=config.seed)
+    table = read_manifest(config.data.manifest, require_labels=True, task=config.task)
+    splits = split_rows(table, config.data, config.task)
+    model = untrained(config, splits.labels)
     model = model.to(pick_device(config.training.device)).eval()
     check_writable(output)
     cache = cache or FeatureCache(output / "cache")
@@ -131,6 +133,7 @@ def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, prog
     Returns also the median seconds of an epoch.
     """
     told: set[str] = set()  # a warning comes once, however often it is true
+    figure = TASKS[config.task].figure
     ended, seconds = time.perf_counter(), list[float]()
     with progress("training") as advance:
 
@@ -145,14 +148,14 @@ def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, prog
             )
             if trained.health:
                 _log_gradients(trained.health, epoch, folder, run, told)
-            advance(epoch, config.training.epochs, f"loss {metrics['train_loss']:.3f}, validation top-1 {metrics['val_top1']:.3f}")
+            advance(epoch, config.training.epochs, f"loss {metrics['train_loss']:.3f}, validation {figure} {metrics[f'val_{figure}']:.3f}")
             ended = time.perf_counter()
 
         if config.training.workers > 1 or config.cluster.address:
             trained = train_on_ray(config, data, folder=folder, on_epoch=on_epoch)
         else:
             trainer = Trainer(
-                new_recognizer(config.model, config.transform, num_classes=len(data.labels), seed=config.seed),
+                untrained(config, data.labels),
                 config.training,
                 data,
                 seed=config.seed,
@@ -177,7 +180,13 @@ def _log_gradients(health: GradientHealth, epoch: int, folder: Path, run: RunTra
 
 def _spec(config: Config, data: TrainingData, **extra: Any) -> BundleSpec:
     return BundleSpec(
-        name=config.name, labels=data.labels, model=config.model, sampling=config.sampling, transform=config.transform, **extra
+        name=config.name,
+        task=config.task,
+        labels=data.labels,
+        model=config.model,
+        sampling=config.sampling,
+        transform=config.transform,
+        **extra | TASKS[config.task].facts(data.train.targets),
     )
 
 
@@ -194,25 +203,33 @@ def _evaluate(
 def _finish(
     config: Config, data: TrainingData, trained: Trained, raw: Evaluation, leaks: tuple[Leak, ...], folder: Path, data_digest: str
 ) -> tuple[ModelBundle, Evaluation]:
-    """Calibrate on the validation clips, find the threshold for the wanted precision, and save the model whole."""
+    """Save the model whole: of a single label, calibrated on the validation clips, with the threshold for the wanted precision."""
     git = git_state(Path.cwd())
-    logits = torch.from_numpy(np.stack([found.logits for found in raw.predictions.values()]))
-    targets = torch.tensor([data.labels.index(label) for label in raw.truth.values()])
     spec = _spec(
         config,
         data,
-        temperature=fit_temperature(logits, targets),
         leaks=len(leaks),
         config_digest=hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
         data_digest=data_digest,
         git_commit=git.commit if git else "",
     )
-    threshold = precision_threshold(*read_anew(raw, spec).confidences(), config.evaluation.precision)
-    spec = spec.model_copy(update={"precision": config.evaluation.precision, "threshold": threshold})
-    evaluation = read_anew(raw, spec)
-    spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | {"ece_before": raw.scores.metrics["ece"]}})
+    evaluation = raw
+    if config.task == "single_label":
+        spec, evaluation = _calibrated(spec, raw, config.evaluation.precision)
+    spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | spec.metrics})
     card = model_card(spec, config, data, evaluation, leaks)
     return save_bundle(folder, spec=spec, state=trained.state, card=card), evaluation
+
+
+def _calibrated(spec: BundleSpec, raw: Evaluation, precision: float) -> tuple[BundleSpec, Evaluation]:
+    """With a temperature and a threshold, both from the validation clips, and the calibration error before."""
+    logits = torch.from_numpy(np.stack([found.logits for found in raw.labelled().values()]))
+    targets = torch.tensor([spec.labels.index(row["label"]) for row in raw.truth.values()])
+    spec = spec.model_copy(update={"temperature": fit_temperature(logits, targets)})
+    threshold = precision_threshold(*read_anew(raw, spec).confidences(), precision)
+    before = {"ece_before": raw.scores.metrics["ece"]}
+    spec = spec.model_copy(update={"precision": precision, "threshold": threshold, "metrics": before})
+    return spec, read_anew(raw, spec)
 
 
 def _log_results(
@@ -220,21 +237,27 @@ def _log_results(
 ) -> None:
     """Final metrics, pictures, recall by class and the list of failures go to the run; the pictures stay in the folder too."""
     run.log_metrics(bundle.spec.metrics | {"epoch": trained.epoch, "failures": len(data.failures)})
-    curves(trained.history, folder / "curves.png")
-    confusion_matrix(evaluation.scores.confusion, bundle.spec.labels, folder / "confusion_matrix.png")
-    calibration(
-        reliability(*raw.confidences()),
-        reliability(*evaluation.confidences()),
-        folder / "reliability.png",
-        errors=(raw.scores.metrics["ece"], evaluation.scores.metrics["ece"]),
-        threshold=bundle.spec.threshold,
-    )
-    for name in ("curves.png", "confusion_matrix.png", "reliability.png"):
+    figure = TASKS[evaluation.task].figure
+    curves(trained.history, folder / "curves.png", figure=figure)
+    pictures = ["curves.png"]
+    if isinstance(evaluation.scores, ClassificationScores):
+        confusion_matrix(evaluation.scores.confusion, bundle.spec.labels, folder / "confusion_matrix.png")
+        calibration(
+            reliability(*raw.confidences()),
+            reliability(*evaluation.confidences()),
+            folder / "reliability.png",
+            errors=(raw.scores.metrics["ece"], evaluation.scores.metrics["ece"]),
+            threshold=bundle.spec.threshold,
+        )
+        pictures += ["confusion_matrix.png", "reliability.png"]
+    for name in pictures:
         run.log_artifact(folder / name, "pictures")
     failures = [asdict(failure) for failure in data.failures]
+    measure, values = by_label(evaluation.scores)
     # a label may hold signs that the name of a metric may not
-    for name, content in (("failures.json", failures), ("recall.json", evaluation.scores.recall)):
-        run.log_text(json.dumps(content, indent=2, ensure_ascii=False), name)
+    run.log_text(json.dumps(failures, indent=2, ensure_ascii=False), "failures.json")
+    if values:
+        run.log_text(json.dumps(values, indent=2, ensure_ascii=False), f"{measure.replace(' ', '_')}.json")
 
 
 def _register(config: Config, bundle: ModelBundle, run_id: str, uri: str) -> ModelVersion | None:
@@ -246,7 +269,8 @@ def _register(config: Config, bundle: ModelBundle, run_id: str, uri: str) -> Mod
         alias = ""
     if alias:
         held = f"name = '{name}' and alias = '{alias}' and tags.`reelscribe.data_digest` = '{bundle.spec.data_digest}'"
-        top1 = bundle.spec.metrics["top1"]
-        if any(version.metrics.get("top1", 0.0) > top1 for version in query_versions(held, uri=uri)):
+        headline = TASKS[config.task].headline
+        before = [version.metrics[headline.metric] for version in query_versions(held, uri=uri) if headline.metric in version.metrics]
+        if any(headline.better(value, bundle.spec.metrics[headline.metric]) for value in before):
             alias = ""
     return register_model(bundle.folder, run_id=run_id, name=name, alias=alias, uri=uri)

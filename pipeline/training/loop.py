@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, NoReturn, cast
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from reelscribe.pipeline.bundle import num_outputs
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
 from reelscribe.pipeline.training import bad_batch
 from reelscribe.pipeline.training.batches import Batches, Draw
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
 from reelscribe.pipeline.training.gradients import GradientHealth, gradient_health
-from reelscribe.pipeline.training.losses import ClipLoss, balanced_weights
 from reelscribe.pipeline.training.optimization import Schedule, averaged, is_better, parameter_groups
 from reelscribe.pipeline.training.passes import ArrayNetwork, Passes
+from reelscribe.pipeline.training.tasks import TASKS
 
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer
@@ -57,7 +57,7 @@ class Trained:
     state: dict[str, Tensor]  # the weights kept
     history: list[EpochMetrics]  # one entry per epoch
     epoch: int  # the epoch whose weights were kept, from 1
-    val_logits: Tensor  # (N, C) of the weights kept, in the order of the validation clips
+    val_logits: Tensor  # (N, outputs) of the weights kept, in the order of the validation clips
     health: GradientHealth | None = None  # of the gradients in the last epoch, where it was measured
 
 
@@ -87,12 +87,10 @@ class Trainer:
         self.average = averaged(self.model, config.ema_decay)
         self.plain = ArrayNetwork(self.model)
         self.network = wrap(self.plain) if wrap else self.plain
-        classes = len(data.labels)
-        self.batches = Batches(data.train, classes, config, augmentation or AugmentationConfig(), seed=seed)
-        self.loss = ClipLoss(
-            label_smoothing=config.label_smoothing,
-            class_weights=balanced_weights(data.train.targets, classes) if config.class_weights == "balanced" else None,
-        )
+        self.task = TASKS[data.task]
+        self.batches = Batches(data.train, len(data.labels), config, augmentation or AugmentationConfig(), seed=seed)
+        self.loss = self.task.loss(data.train.targets, data.labels, config)
+        self.plain_loss = self.task.loss(data.train.targets, data.labels)
         self.passes = Passes(self.network, self.model, self.loss, config, device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.learning_rate)
         self.schedule = Schedule(self.optimizer, config, len(self.batches.epoch(1)))
@@ -132,15 +130,15 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> EpochMetrics:
         self.network.train()
-        sums = torch.zeros(2, device=self.device)  # loss, correct
+        sums = torch.zeros(2, device=self.device)  # loss, score
         for step, draws in enumerate(self.batches.epoch(epoch)):
             sums += self._train_step(epoch, step, draws)
-        loss, correct = self.world.total(sums).tolist()
+        loss, score = self.world.total(sums).tolist()
         clips = len(self.data.train)
-        return {"train_loss": loss / clips, "train_top1": correct / clips}
+        return {"train_loss": loss / clips, f"train_{self.task.figure}": score / clips}
 
     def _train_step(self, epoch: int, step: int, draws: list[Draw]) -> Tensor:
-        """One optimizer step on the global batch; returns this worker's summed loss and count of correct clips."""
+        """One optimizer step on the global batch; returns this worker's sums of loss and score."""
         part = self.world.part(len(draws))
         rows = range(part.start, part.stop)
         weight = 1.0 if rows else 0.0  # a worker with no clip in a short last batch still takes part in the averaging
@@ -177,27 +175,24 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> tuple[Tensor, EpochMetrics]:
-        """Logits (N, C) of every validation clip, on the CPU, and their loss and scores; each worker runs its part.
+        """Logits (N, outputs) of every validation clip, on the CPU, and their loss and scores; each worker runs its part.
 
         In fp32 whatever the precision of training, as the saved model will be run.
         """
         network = ArrayNetwork(self.result).eval()
         clips = self.data.val
         part = self.world.part(len(clips))
-        logits = torch.zeros(len(clips), len(self.data.labels), device=self.device)
+        logits = torch.zeros(len(clips), num_outputs(self.data.labels), device=self.device)
         for i in range(part.start, part.stop):  # one by one: an answer does not depend on its neighbours
             array = clips.array(i, 0).to(self.device)
             logits[i] = network(array[None], torch.tensor([len(array)], device=self.device))[0][0]
         logits = self.world.total(logits).cpu()
         targets = torch.tensor(clips.targets)
         metrics = {
-            "val_loss": cross_entropy(logits, targets).item(),
-            "val_top1": (logits.argmax(dim=1) == targets).float().mean().item(),
+            "val_loss": self.plain_loss(logits, targets).mean().item(),
+            f"val_{self.task.figure}": self.plain_loss.score(logits, targets).mean().item(),
         }
-        if self.config.monitor == "val_macro_f1":
-            from torchmetrics.functional.classification import multiclass_f1_score  # seconds, in each worker
-
-            metrics["val_macro_f1"] = multiclass_f1_score(logits, targets, num_classes=logits.shape[1], average="macro").item()
+        metrics |= self.task.monitored(logits, targets, self.config.monitor)
         return logits, metrics
 
 

@@ -76,6 +76,27 @@ def multilabel_scores(probabilities: Tensor, targets: Tensor, labels: tuple[str,
     return MultiLabelScores(metrics=metrics, average_precision=precision)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ValueScores:
+    """Errors over all clips that have a number."""
+
+    metrics: dict[str, float]  # mae, rmse, median_mae, clips
+
+
+AnyScores = ClassificationScores | MultiLabelScores | ValueScores
+
+
+def by_label(scores: AnyScores) -> tuple[str, dict[str, float]]:
+    """What is known of each label, and what it is called; nothing of a value."""
+    match scores:
+        case ClassificationScores():
+            return "recall", scores.recall
+        case MultiLabelScores():
+            return "average precision", scores.average_precision
+        case ValueScores():
+            return "", {}
+
+
 def value_scores(predicted: Tensor, targets: Tensor) -> dict[str, float]:
     """``mae``, ``rmse``, ``median_mae`` (what always saying the median would score) and ``clips``, of values (N,), by torchmetrics."""
     return {

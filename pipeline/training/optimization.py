@@ -15,6 +15,8 @@ from reelscribe.pipeline.config import TrainingConfig
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer
 
+FALLING = ("val_loss", "val_mae")  # figures that are better when lower
+
 
 def parameter_groups(model: Recognizer, config: TrainingConfig) -> list[dict[str, object]]:
     """Encoder and head at their own rates; weight decay only on matrices, not on biases and norms.
@@ -44,8 +46,8 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel | None:
 
 
 def is_better(value: float, best: float, monitor: str) -> bool:
-    """Whether a monitored figure improved: a loss falls, all others rise."""
-    return value < best if monitor == "val_loss" else value > best
+    """Whether a monitored figure improved: losses and errors fall, all others rise."""
+    return value < best if monitor in FALLING else value > best
 
 
 class Schedule:
@@ -60,7 +62,7 @@ class Schedule:
         self.by_figure = (
             ReduceLROnPlateau(
                 optimizer,
-                mode="min" if config.monitor == "val_loss" else "max",
+                mode="min" if config.monitor in FALLING else "max",
                 factor=config.plateau_factor,
                 patience=config.plateau_patience,
             )

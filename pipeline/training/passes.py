@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reelscribe.pipeline.config import TrainingConfig
 from reelscribe.pipeline.training.batches import Batch
-from reelscribe.pipeline.training.losses import ClipLoss
+from reelscribe.pipeline.training.losses import Loss
 
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer, RecognizerState
@@ -68,11 +68,11 @@ def chunks(lengths: Tensor, size: int) -> list[Chunk]:
 class Passes:
     """Forward and back over a worker's part of a global batch."""
 
-    def __init__(self, network: nn.Module, model: Recognizer, loss: ClipLoss, config: TrainingConfig, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, model: Recognizer, loss: Loss, config: TrainingConfig, device: torch.device) -> None:
         self.network, self.model, self.loss, self.config, self.device = network, model, loss, config, device
 
     def __call__(self, batch: Batch, *, scale: float, seed: int) -> Tensor:
-        """Add the gradient of ``scale`` times the summed loss; returns the sums (2,) of loss and of right answers.
+        """Add the gradient of ``scale`` times the summed loss; returns the sums (2,) of loss and of score.
 
         Every pass starts from the same seed and draws dropout for the whole global batch, so that a clip has one mask, however it is cut.
         """
@@ -86,7 +86,6 @@ class Passes:
         """Truncated back-propagation through time (Williams and Peng 1990): the state goes on, the gradient ends with the chunk."""
         self.model.set_shard(batch.offset, batch.total)
         targets = batch.targets.to(self.device)
-        classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
         sums = torch.zeros(2, device=self.device)
         state = None
         plan = chunks(batch.lengths, self.config.tbptt_frames)
@@ -100,8 +99,8 @@ class Passes:
                 (scale * loss).backward()
             state = _detached(state)
             ends = batch.lengths <= chunk.frames.stop  # and so this is the answer to the whole clip
-            right = (logits.argmax(dim=1) == classes) & (weights > 0) & ends.to(self.device)
-            sums += torch.stack([loss.detach(), right.sum()])
+            score = self.loss.score(logits.detach(), targets)[(weights > 0) & ends.to(self.device)].sum()
+            sums += torch.stack([loss.detach(), score])
         return sums
 
     def _averaging(self, last: bool) -> AbstractContextManager[None]:

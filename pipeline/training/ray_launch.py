@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from reelscribe.pipeline.bundle import new_recognizer
+from reelscribe.pipeline.bundle import untrained
 from reelscribe.pipeline.cluster import cluster
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.errors import TrainingError, UsageError
@@ -85,7 +85,7 @@ def _train_on_worker(task: dict[str, Any]) -> None:
     data: TrainingData = task["data"]
     context = ray.train.get_context()
     trainer = Trainer(
-        new_recognizer(config.model, config.transform, num_classes=len(data.labels), seed=config.seed),
+        untrained(config, data.labels),
         config.training,
         data,
         seed=config.seed,

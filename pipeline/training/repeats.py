@@ -21,7 +21,9 @@ from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.tracking.uri import tracking_uri
 from reelscribe.pipeline.training.job import TrainingResult, check_writable, log_recipe, run_training
 from reelscribe.pipeline.training.leaks import Leak, find_leaks
+from reelscribe.pipeline.training.metrics import ClassificationScores
 from reelscribe.pipeline.training.splits import fold_names, split_rows
+from reelscribe.pipeline.training.tasks import TASKS, Headline
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 
@@ -78,6 +80,11 @@ class Repeats:
         """Those of all trainings."""
         return tuple(leak for repeat in self.repeats for leak in repeat.result.leaks)
 
+    @property
+    def headline(self) -> Headline:
+        """The metric that the recipe is judged by."""
+        return TASKS[self.repeats[0].result.evaluation.task].headline
+
     def metrics(self) -> list[str]:
         """Names of the metrics that every training has."""
         first, *others = [repeat.result.bundle.spec.metrics for repeat in self.repeats]
@@ -108,10 +115,12 @@ def run_repeats(config: Config, seeds: Sequence[int], *, progress: OpenProgress)
         spreads = {name: repeats.spread(name) for name in repeats.metrics()}
         series.run.log_metrics({name: spread.mean for name, spread in spreads.items()})
         series.run.log_metrics({f"{name}_deviation": s.deviation for name, s in spreads.items() if s.deviation is not None})
-        picture = series.folder / "confusion_matrix.png"
         scores = [repeat.result.evaluation.scores for repeat in repeats.repeats]
-        confusion_matrix(np.sum([s.confusion for s in scores], axis=0), repeats.repeats[0].result.evaluation.labels, picture)
-        series.run.log_artifact(picture, "pictures")
+        confusions = [found.confusion for found in scores if isinstance(found, ClassificationScores)]
+        if confusions:
+            picture = series.folder / "confusion_matrix.png"
+            confusion_matrix(np.sum(confusions, axis=0), repeats.repeats[0].result.evaluation.labels, picture)
+            series.run.log_artifact(picture, "pictures")
     return RepeatedTraining(repeats=repeats, run_id=series.run.run_id, tracking_uri=series.run.uri, folder=series.folder)
 
 
@@ -141,9 +150,9 @@ def open_series(config: Config, name: str, *, progress: OpenProgress) -> Iterato
     output = Path(config.output).absolute()
     check_writable(output)
     cache = FeatureCache(output / "cache")
-    table = read_manifest(config.data.manifest, require_labels=True)
-    folds = fold_names(table, config.data) if config.data.folds and not config.data.fold else [config.data.fold]
-    all_splits = [split_rows(table, _of_fold(config, fold).data) for fold in folds]
+    table = read_manifest(config.data.manifest, require_labels=True, task=config.task)
+    folds = fold_names(table, config.data, config.task) if config.data.folds and not config.data.fold else [config.data.fold]
+    all_splits = [split_rows(table, _of_fold(config, fold).data, config.task) for fold in folds]
     uri = tracking_uri(config.tracking.uri, config.output)
     with RunTracker(uri=uri, experiment=config.tracking.experiment, run_name=name) as run:
         log_recipe(run, config, table)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from reelscribe.pipeline.training.losses import ClipLoss, balanced_weights
+from reelscribe.pipeline.training.losses import ClipLoss, MultiLabelLoss, ValueLoss, balanced_weights
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
@@ -40,3 +40,18 @@ def test_a_blend_of_classes_costs_the_blend_of_their_losses() -> None:
 def test_half_precision_logits_lose_nothing_more() -> None:
     logits = torch.randn(4, 3).bfloat16()
     assert ClipLoss()(logits, torch.zeros(4, dtype=torch.long)).dtype == torch.float32
+
+
+def test_the_loss_of_several_labels_is_that_of_torch_with_its_targets_smoothed() -> None:
+    logits, targets = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(24).reshape(6, 4) % 3 == 0
+    expected = torch.nn.BCEWithLogitsLoss()(logits, torch.where(targets, 0.95, 0.05))
+    assert MultiLabelLoss(label_smoothing=0.1)(logits, targets.long()).mean().item() == pytest.approx(expected.item())
+    assert MultiLabelLoss().score(torch.tensor([[3.0, -1], [2, 1]]), torch.tensor([[1, 0], [1, 0]])).tolist() == [1, 0]
+
+
+def test_the_loss_of_a_value_does_not_depend_on_its_unit() -> None:
+    logits, metres = torch.tensor([[0.5], [-3.0]]), torch.tensor([2.0, 4.0])
+    one = ValueLoss(mean=3.0, deviation=2.0)
+    assert one(logits, metres).tolist() == pytest.approx([0.5, 3.0])  # at 1 and 3.5 deviations: both in the linear part
+    assert one.score(logits, metres).tolist() == [2.0, 7.0]
+    assert ValueLoss(mean=300.0, deviation=200.0)(logits, 100 * metres).tolist() == pytest.approx([0.5, 3.0])

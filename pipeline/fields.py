@@ -1,0 +1,86 @@
+"""One field of a label file -> its value, or a ValueError in words; and what a clip's fields say of it, for each task."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from reelscribe.pipeline.config import Task
+
+SEPARATOR = "|"  # between the labels of a clip that has several
+
+
+def text(value: Any, what: str) -> str:
+    """Text as it stands; whole numbers as their digits; nothing as an empty text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes NaN for a missing text
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"the {what} is {json.dumps(value, default=str)}, expected text")
+    found = str(value)
+    if "\0" in found or any("\ud800" <= c <= "\udfff" for c in found):
+        raise ValueError(f"the {what} {found!r} holds a character that no file or table can hold")
+    return found
+
+
+def label(value: Any) -> str:
+    """One label, in Unicode NFC and without blanks at its ends."""
+    return unicodedata.normalize("NFC", text(value, "label").strip())
+
+
+def labels(value: Any) -> str:
+    """Any number of labels, each once, between bars; a list (JSON Lines, Parquet) or a text with bars. None at all is an empty text."""
+    if not isinstance(value, list):
+        return SEPARATOR.join(dict.fromkeys(filter(None, (label(one) for one in text(value, "label").split(SEPARATOR)))))
+    for one in value:
+        if SEPARATOR in text(one, "label"):
+            raise ValueError(f"the label {one!r} of a list holds a '{SEPARATOR}', which stands between labels")
+    return labels(SEPARATOR.join(text(one, "label") for one in value))
+
+
+def seconds(value: Any, what: str) -> float | None:
+    """Seconds from 0, or None where nothing is given."""
+    try:
+        found = _number(value)
+    except ValueError:
+        raise ValueError(f"the {what} is {value!r}, expected seconds, e.g. 12.5") from None
+    if found is not None and not 0 <= found < math.inf:
+        raise ValueError(f"the {what} is {value!r}, expected seconds from 0 on")
+    return found
+
+
+def number(value: Any, what: str) -> float:
+    """A finite number."""
+    try:
+        found = _number(value)
+    except ValueError:
+        found = math.nan
+    if found is None:
+        raise ValueError(f"the {what} is empty")
+    if not math.isfinite(found):
+        raise ValueError(f"the {what} is {value!r}, expected a number, e.g. 12.5")
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """None for nothing and for NaN."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        found = float("no" if isinstance(value, bool) else value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return None if math.isnan(found) else found
+
+
+def labels_of(row: Mapping[str, Any], task: Task) -> tuple[str, ...]:
+    """The labels that a row of a manifest has under a task; none where the task has no labels."""
+    match task:
+        case "single_label":
+            return (row["label"],)
+        case "multi_label":
+            return tuple((row["label"] or "").split(SEPARATOR)) if row["label"] else ()
+        case "value":
+            return ()

@@ -1,0 +1,167 @@
+"""What a task is to training: a clip's target, the loss, the figures of validation, and the scores of a finished model."""
+
+from __future__ import annotations
+
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reelscribe.pipeline.config import Task, TrainingConfig
+from reelscribe.pipeline.fields import labels_of
+from reelscribe.pipeline.predictor import AnyPrediction, LabelsPrediction, Prediction, ValuePrediction
+from reelscribe.pipeline.training.losses import ClipLoss, Loss, MultiLabelLoss, ValueLoss, balanced_weights
+
+if TYPE_CHECKING:
+    from reelscribe.pipeline.training.metrics import AnyScores, ClassificationScores, MultiLabelScores, ValueScores
+
+Row = Mapping[str, Any]
+Target = int | float | tuple[int, ...]  # a class; a value; 0 or 1 for each label
+
+
+class Headline(NamedTuple):
+    """The metric that stands for a model, and what it is compared with."""
+
+    metric: str
+    words: str
+    baseline: str  # the metric of an answer that looks at nothing
+    baseline_words: str
+    lower_is_better: bool = False
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether one value of the metric is better than another."""
+        return one < other if self.lower_is_better else one > other
+
+
+class TaskKind(ABC):
+    """What every task answers."""
+
+    headline: ClassVar[Headline]
+    figure: ClassVar[str]  # what Loss.score is called: train_... and val_... of it are tracked
+
+    @abstractmethod
+    def target(self, row: Row, labels: Sequence[str]) -> Target:
+        """What the loop learns of a row."""
+
+    @abstractmethod
+    def loss(self, targets: Sequence[Target], labels: Sequence[str], config: TrainingConfig | None = None) -> Loss:
+        """The loss for these training targets; without a config the plain one that validation reports."""
+
+    def monitored(self, logits: Tensor, targets: Tensor, monitor: str) -> dict[str, float]:  # noqa: ARG002
+        """A figure of validation that only its monitor asks for; logits and targets of all clips."""
+        return {}
+
+    def facts(self, targets: Sequence[Target]) -> dict[str, float]:  # noqa: ARG002
+        """What the model must know of the training targets, as fields of BundleSpec."""
+        return {}
+
+    @abstractmethod
+    def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> AnyScores:
+        """All metrics of predictions against their rows."""
+
+
+class SingleLabel(TaskKind):
+    """Each clip has one label."""
+
+    headline = Headline("top1", "top-1", "majority", "majority class")
+    figure = "top1"
+
+    def target(self, row: Row, labels: Sequence[str]) -> int:
+        """The index of the label."""
+        return labels.index(row["label"])
+
+    def loss(self, targets: Sequence[Any], labels: Sequence[str], config: TrainingConfig | None = None) -> ClipLoss:
+        """Cross-entropy."""
+        if config is None:
+            return ClipLoss()
+        weights = balanced_weights(targets, len(labels)) if config.class_weights == "balanced" else None
+        return ClipLoss(label_smoothing=config.label_smoothing, class_weights=weights)
+
+    def monitored(self, logits: Tensor, targets: Tensor, monitor: str) -> dict[str, float]:
+        """Macro-F1."""
+        if monitor != "val_macro_f1":
+            return {}
+        from torchmetrics.functional.classification import multiclass_f1_score  # seconds, in each worker
+
+        return {monitor: multiclass_f1_score(logits, targets, num_classes=logits.shape[1], average="macro").item()}
+
+    def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> ClassificationScores:
+        """Where the model has a threshold, also of the labels that it accepts."""
+        from reelscribe.pipeline.training.metrics import classification_scores
+
+        found = [prediction for prediction in predictions if isinstance(prediction, Prediction)]
+        probabilities = torch.from_numpy(np.stack([prediction.scores for prediction in found]))
+        scores = classification_scores(probabilities, torch.tensor([self.target(row, labels) for row in rows]), labels)
+        accepted = [prediction.label == row["label"] for prediction, row in zip(found, rows, strict=True) if prediction.accepted]
+        if any(prediction.accepted is not None for prediction in found):
+            scores.metrics["accepted_share"] = len(accepted) / len(found)
+        if accepted:
+            scores.metrics["accepted_precision"] = sum(accepted) / len(accepted)
+        return scores
+
+
+class MultiLabel(TaskKind):
+    """Each clip has any number of labels."""
+
+    headline = Headline("map", "mAP", "chance_map", "a random order")
+    figure = "exact_match"
+
+    def target(self, row: Row, labels: Sequence[str]) -> tuple[int, ...]:
+        """0 or 1 for each label."""
+        have = labels_of(row, "multi_label")
+        return tuple(int(label in have) for label in labels)
+
+    def loss(self, targets: Sequence[Target], labels: Sequence[str], config: TrainingConfig | None = None) -> MultiLabelLoss:  # noqa: ARG002
+        """Binary cross-entropy of each label."""
+        return MultiLabelLoss(label_smoothing=config.label_smoothing if config else 0.0)
+
+    def monitored(self, logits: Tensor, targets: Tensor, monitor: str) -> dict[str, float]:
+        """Mean average precision."""
+        if monitor != "val_map":
+            return {}
+        from reelscribe.pipeline.training.metrics import multilabel_scores
+
+        names = tuple(str(i) for i in range(logits.shape[1]))
+        return {monitor: multilabel_scores(logits.sigmoid(), targets, names).metrics["map"]}
+
+    def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> MultiLabelScores:
+        """Of each label the order of the clips, and all labels at a probability of one half."""
+        from reelscribe.pipeline.training.metrics import multilabel_scores
+
+        probabilities = np.stack([prediction.scores for prediction in predictions if isinstance(prediction, LabelsPrediction)])
+        targets = torch.tensor([self.target(row, labels) for row in rows])
+        return multilabel_scores(torch.from_numpy(probabilities), targets, labels)
+
+
+class Value(TaskKind):
+    """Each clip has a number."""
+
+    headline = Headline("mae", "mean absolute error", "median_mae", "always the median", lower_is_better=True)
+    figure = "mae"
+
+    def target(self, row: Row, labels: Sequence[str]) -> float:  # noqa: ARG002
+        """The number."""
+        return float(row["value"])
+
+    def loss(self, targets: Sequence[Any], labels: Sequence[str], config: TrainingConfig | None = None) -> ValueLoss:  # noqa: ARG002
+        """Smooth L1 in deviations of the training clips."""
+        return ValueLoss(mean=statistics.fmean(targets), deviation=statistics.pstdev(targets))
+
+    def facts(self, targets: Sequence[Any]) -> dict[str, float]:
+        """The scale of what the network gives."""
+        loss = self.loss(targets, ())
+        return {"value_mean": loss.mean, "value_deviation": loss.deviation}
+
+    def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> ValueScores:  # noqa: ARG002
+        """Errors, in the unit of the values."""
+        from reelscribe.pipeline.training.metrics import ValueScores, value_scores
+
+        predicted = torch.tensor([prediction.value for prediction in predictions if isinstance(prediction, ValuePrediction)])
+        return ValueScores(metrics=value_scores(predicted, torch.tensor([self.target(row, ()) for row in rows])))
+
+
+TASKS: dict[Task, TaskKind] = {"single_label": SingleLabel(), "multi_label": MultiLabel(), "value": Value()}
