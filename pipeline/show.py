@@ -301,25 +301,25 @@ def videos(found: list[VideoFacts], *, as_json: bool) -> bool:
         return not bad
     folder = _common_folder([facts.uri for facts in found])
     if folder:
-        say(f"in {folder}/\n")
-    rows = [_video_row(facts.uri.removeprefix(f"{folder}/"), facts.inspection) for facts in found if facts.inspection is not None]
+        say(f"in {folder}\n")
+    rows = [_video_row(facts.uri.removeprefix(folder), facts.inspection) for facts in found if facts.inspection is not None]
     if rows:
         print_table(["video", "codec", "size", "frames/s", "seconds", "frames", "keyframe gap", "readers differ", "notes"], rows)
         say("\nkeyframe gap: the longest between two; readers differ: by so many levels of 255 at most (-: only one reads it)\n")
     if bad:
-        causes = [(f.uri.removeprefix(f"{folder}/"), f.failure, f.cause.removeprefix(f"{f.uri}: "), f.advice) for f in bad]
+        causes = [(f.uri.removeprefix(folder), f.failure, f.cause.removeprefix(f"{f.uri}: "), f.advice) for f in bad]
         print_table(["cannot be used", "class", "cause", "what to do"], causes)
         say("")
     classes = "".join(f", {count} {failure}" for failure, count in Counter(facts.failure for facts in bad).most_common())
-    say(f"{len(found)} files: {len(found) - len(bad)} can be used, {len(bad)} cannot{classes.replace(',', ':', 1)}")
+    say(f"{len(found) - len(bad)} can be used, {len(bad)} cannot{classes.replace(',', ':', 1)}")
     return not bad
 
 
 def _common_folder(uris: Sequence[str]) -> str:
-    """The folder that several local files share; empty where there is none but the root."""
+    """The folder that several local files share, with a slash at its end; empty where there is none."""
     if len(uris) < 2 or not all(Path(uri).is_absolute() for uri in uris):
         return ""
-    return os.path.commonpath([Path(uri).parent for uri in uris]).rstrip(os.sep)
+    return os.path.join(os.path.commonpath([Path(uri).parent for uri in uris]), "")  # noqa: PTH118 - a Path has no slash at its end
 
 
 def _video_row(name: str, seen: Inspection) -> tuple[object, ...]:

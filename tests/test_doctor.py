@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reelscribe.pipeline.doctor import environment, inspect_inputs, inspect_videos, write_clean
+from reelscribe.pipeline import show
+from reelscribe.pipeline.doctor import VideoFacts, environment, inspect_inputs, inspect_videos, write_clean
 from reelscribe.pipeline.errors import ManifestError, OutputConflictError, UsageError
 from reelscribe.pipeline.manifest import read_manifest
 from reelscribe.pipeline.video.writer import write_video
@@ -129,11 +130,19 @@ def test_the_verb_writes_it(folder: Path, tmp_path: Path) -> None:
     assert lines[0] == ["in", f"{folder}/"]
     assert ["gap.mp4", "h264", "32x32", "5.00", "24.00", "120", "24.00", "s", "0.0", "24", "s", "without"] in [line[:12] for line in lines]
     assert ["notes.txt", "not_a_video", "no", "container"] in [line[:4] for line in lines]
-    assert done.stdout.endswith("2 files: 1 can be used, 1 cannot: 1 not_a_video\n")
+    assert done.stdout.endswith("\n1 can be used, 1 cannot: 1 not_a_video\n")
     assert (tmp_path / "clean.csv").read_text().splitlines() == ["path", str(folder / "gap.mp4")]
     done = subprocess.run([*command[:4], "--write-clean", "clean.csv"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "needs videos" in done.stderr
+
+
+def test_one_file_is_named_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = VideoFacts(uri="/none.mp4", failure="not_found", cause="/none.mp4: is gone", advice="look again", inspection=None)
+    assert not show.videos([missing], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["/none.mp4", "not_found", "is", "gone", "look", "again"]
+    assert lines[-1] == "0 can be used, 1 cannot: 1 not_found"
 
 
 def test_videos_keep_their_order_and_inputs_are_not_repeated(folder: Path) -> None:
