@@ -114,6 +114,7 @@ def request_of(path: Path, plan: str) -> ClipRequest:
 
 
 def ours(path: Path, plan: str, length_s: int, threads: int) -> list[int]:  # noqa: ARG001 - one of the contenders
+    av.logging.set_level(av.logging.ERROR)  # as our reader sets it, and ``pyav`` does not
     return list(read_clip(request_of(path, plan)).views[0].index)
 
 
@@ -141,7 +142,6 @@ def pyav(path: Path, plan: str, length_s: int, threads: int) -> list[int]:
             frame = next(frame for frame in container.decode(stream) if frame.pts >= target)
             taken.append(round(frame.pts * stream.time_base * RATE))
             pictures.append(small(frame.to_ndarray(format="rgb24")))
-    av.logging.set_level(av.logging.ERROR)  # what our reader needs
     return taken
 
 
