@@ -56,7 +56,7 @@ def train(
     settings = load_config(config, [*(overrides or []), *([f"data.folds={folds}"] if folds else [])])  # before what takes seconds to import
     if seeds or (settings.data.folds and not settings.data.fold):
         wanted = _seeds(seeds, settings.seed)
-        from reelscribe.pipeline.training.repeats import run_repeats
+        from reelscribe.pipeline.training.recipes.repeats import run_repeats
 
         show_repeats.repeats(run_repeats(settings, wanted, progress=console.progress), as_json=json)
         return
@@ -82,7 +82,7 @@ def compare(
 
     variants = load_variants(config, overrides)
     wanted = _seeds(seeds, next(iter(variants.values())).seed)
-    from reelscribe.pipeline.training.comparison import run_comparison
+    from reelscribe.pipeline.training.recipes.comparison import run_comparison
 
     show_repeats.recipes(run_comparison(variants, wanted, progress=console.progress), as_json=json)
 
@@ -106,7 +106,7 @@ def evaluate(
     """Compare a model's predictions with labels."""
     from reelscribe.pipeline import console, show
     from reelscribe.pipeline.config import DecodeConfig
-    from reelscribe.pipeline.training.evaluation import evaluate_model
+    from reelscribe.pipeline.training.scores.evaluation import evaluate_model
 
     result = evaluate_model(
         model,

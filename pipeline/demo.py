@@ -14,8 +14,8 @@ from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.drawing import NEW_FOLDER, TRUTH_FILE, draw_order_dataset
 from reelscribe.pipeline.labeling.job import JobSummary
 from reelscribe.pipeline.labeling.launch import label_videos
-from reelscribe.pipeline.training.evaluation import Evaluation, evaluate_model
 from reelscribe.pipeline.training.job import TrainingResult, run_training
+from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate_model
 
 
 @dataclass(frozen=True, kw_only=True)

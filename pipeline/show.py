@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from reelscribe.pipeline.predictor import AnyPrediction
     from reelscribe.pipeline.tracking.registry import AliasMove, ModelDetails, ModelVersion, Promotion, RegisteredModel, VersionComparison
     from reelscribe.pipeline.training.data import Failure
-    from reelscribe.pipeline.training.evaluation import Evaluation
     from reelscribe.pipeline.training.job import TrainingResult
-    from reelscribe.pipeline.training.leaks import Leak
-    from reelscribe.pipeline.training.metrics import ClassificationScores
+    from reelscribe.pipeline.training.recipes.leaks import Leak
+    from reelscribe.pipeline.training.scores.evaluation import Evaluation
+    from reelscribe.pipeline.training.scores.metrics import ClassificationScores
     from reelscribe.pipeline.video.types import Inspection
 
 _SHOWN_CONFUSIONS = 5
@@ -72,7 +72,7 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
 
 def evaluation(result: Evaluation, *, as_json: bool) -> None:
     """Scores, also by label where there are labels, the commonest confusions, and what could not be decoded."""
-    from reelscribe.pipeline.training.metrics import ClassificationScores, by_label
+    from reelscribe.pipeline.training.scores.metrics import ClassificationScores, by_label
 
     scores = result.scores
     measure, values = by_label(scores)

@@ -8,8 +8,8 @@ from reelscribe.pipeline.console import print_json, print_table, say
 from reelscribe.pipeline.show import how_to_look, leaks
 
 if TYPE_CHECKING:
-    from reelscribe.pipeline.training.comparison import Candidate, Comparison
-    from reelscribe.pipeline.training.repeats import RepeatedTraining, Spread
+    from reelscribe.pipeline.training.recipes.comparison import Candidate, Comparison
+    from reelscribe.pipeline.training.recipes.repeats import RepeatedTraining, Spread
 
 _SHOWN = (
     "top1",

@@ -10,8 +10,8 @@ import pytest
 from reelscribe.pipeline.config import DecodeConfig, load_config
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.labeling.launch import label_videos
-from reelscribe.pipeline.training.evaluation import evaluate_model
 from reelscribe.pipeline.training.job import run_training
+from reelscribe.pipeline.training.scores.evaluation import evaluate_model
 
 
 @pytest.mark.slow

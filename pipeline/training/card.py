@@ -5,9 +5,9 @@ from __future__ import annotations
 from reelscribe.pipeline.bundle import BundleSpec
 from reelscribe.pipeline.config import Config, Task
 from reelscribe.pipeline.training.data import TrainingData
-from reelscribe.pipeline.training.evaluation import Evaluation
-from reelscribe.pipeline.training.leaks import Leak
-from reelscribe.pipeline.training.metrics import by_label
+from reelscribe.pipeline.training.recipes.leaks import Leak
+from reelscribe.pipeline.training.scores.evaluation import Evaluation
+from reelscribe.pipeline.training.scores.metrics import by_label
 
 _LEAKS_SHOWN = 20
 _LIMITS: dict[Task, str] = {

@@ -20,8 +20,8 @@ from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, m
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.predictor import frames_tensor
 from reelscribe.pipeline.sampling import DenseSampling
-from reelscribe.pipeline.training.augment import augment
-from reelscribe.pipeline.training.splits import Row, Splits, some
+from reelscribe.pipeline.training.recipes.splits import Row, Splits, some
+from reelscribe.pipeline.training.steps.augment import augment
 from reelscribe.pipeline.training.tasks import TASKS, Target
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool

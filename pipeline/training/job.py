@@ -28,16 +28,16 @@ from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.registry import ModelVersion, register_model
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.tracking.uri import tracking_uri
-from reelscribe.pipeline.training.calibration import fit_temperature, precision_threshold, reliability
 from reelscribe.pipeline.training.card import model_card
 from reelscribe.pipeline.training.data import Failure, TrainingData, prepare
-from reelscribe.pipeline.training.evaluation import Evaluation, evaluate, read_anew
-from reelscribe.pipeline.training.gradients import GradientHealth
-from reelscribe.pipeline.training.leaks import Leak, find_leaks
 from reelscribe.pipeline.training.loop import Trained, Trainer
-from reelscribe.pipeline.training.metrics import ClassificationScores, by_label
 from reelscribe.pipeline.training.ray_launch import train_on_ray
-from reelscribe.pipeline.training.splits import Splits, split_rows
+from reelscribe.pipeline.training.recipes.leaks import Leak, find_leaks
+from reelscribe.pipeline.training.recipes.splits import Splits, split_rows
+from reelscribe.pipeline.training.scores.calibration import fit_temperature, precision_threshold, reliability
+from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate, read_anew
+from reelscribe.pipeline.training.scores.metrics import ClassificationScores, by_label
+from reelscribe.pipeline.training.steps.gradients import GradientHealth
 from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 

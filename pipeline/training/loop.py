@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from reelscribe.pipeline.bundle import num_outputs
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
-from reelscribe.pipeline.training import bad_batch
-from reelscribe.pipeline.training.batches import Batches, Draw
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
-from reelscribe.pipeline.training.gradients import GradientHealth, gradient_health
-from reelscribe.pipeline.training.optimization import Schedule, averaged, is_better, parameter_groups
-from reelscribe.pipeline.training.passes import ArrayNetwork, Passes
+from reelscribe.pipeline.training.steps import bad_batch
+from reelscribe.pipeline.training.steps.batches import Batches, Draw
+from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
+from reelscribe.pipeline.training.steps.optimization import Schedule, averaged, is_better, parameter_groups
+from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes
 from reelscribe.pipeline.training.tasks import TASKS
 
 if TYPE_CHECKING:

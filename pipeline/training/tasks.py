@@ -14,10 +14,10 @@ from torch import Tensor
 from reelscribe.pipeline.config import Task, TrainingConfig
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.predictor import AnyPrediction, LabelsPrediction, Prediction, ValuePrediction
-from reelscribe.pipeline.training.losses import ClipLoss, Loss, MultiLabelLoss, ValueLoss, balanced_weights
+from reelscribe.pipeline.training.steps.losses import ClipLoss, Loss, MultiLabelLoss, ValueLoss, balanced_weights
 
 if TYPE_CHECKING:
-    from reelscribe.pipeline.training.metrics import AnyScores, ClassificationScores, MultiLabelScores, ValueScores
+    from reelscribe.pipeline.training.scores.metrics import AnyScores, ClassificationScores, MultiLabelScores, ValueScores
 
 Row = Mapping[str, Any]
 Target = int | float | tuple[int, ...]  # a class; a value; 0 or 1 for each label
@@ -91,7 +91,7 @@ class SingleLabel(TaskKind):
 
     def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> ClassificationScores:
         """Where the model has a threshold, also of the labels that it accepts."""
-        from reelscribe.pipeline.training.metrics import classification_scores
+        from reelscribe.pipeline.training.scores.metrics import classification_scores
 
         found = [prediction for prediction in predictions if isinstance(prediction, Prediction)]
         probabilities = torch.from_numpy(np.stack([prediction.scores for prediction in found]))
@@ -123,14 +123,14 @@ class MultiLabel(TaskKind):
         """Mean average precision."""
         if monitor != "val_map":
             return {}
-        from reelscribe.pipeline.training.metrics import multilabel_scores
+        from reelscribe.pipeline.training.scores.metrics import multilabel_scores
 
         names = tuple(str(i) for i in range(logits.shape[1]))
         return {monitor: multilabel_scores(logits.sigmoid(), targets, names).metrics["map"]}
 
     def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> MultiLabelScores:
         """Of each label the order of the clips, and all labels at a probability of one half."""
-        from reelscribe.pipeline.training.metrics import multilabel_scores
+        from reelscribe.pipeline.training.scores.metrics import multilabel_scores
 
         probabilities = np.stack([prediction.scores for prediction in predictions if isinstance(prediction, LabelsPrediction)])
         targets = torch.tensor([self.target(row, labels) for row in rows])
@@ -158,7 +158,7 @@ class Value(TaskKind):
 
     def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> ValueScores:  # noqa: ARG002
         """Errors, in the unit of the values."""
-        from reelscribe.pipeline.training.metrics import ValueScores, value_scores
+        from reelscribe.pipeline.training.scores.metrics import ValueScores, value_scores
 
         predicted = torch.tensor([prediction.value for prediction in predictions if isinstance(prediction, ValuePrediction)])
         return ValueScores(metrics=value_scores(predicted, torch.tensor([self.target(row, ()) for row in rows])))

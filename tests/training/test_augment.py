@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelscribe.pipeline.config import AugmentationConfig
-from reelscribe.pipeline.training.augment import augment, augment_stored, chosen_frames
+from reelscribe.pipeline.training.steps.augment import augment, augment_stored, chosen_frames
 
 
 def still(seed: int, *, height: int = 24, width: int = 32) -> torch.Tensor:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tiny_training import CONFIG, drawn_data
 
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
-from reelscribe.pipeline.training.batches import Batch, Batches, blend
 from reelscribe.pipeline.training.data import ClipSet
+from reelscribe.pipeline.training.steps.batches import Batch, Batches, blend
 
 SPEED = AugmentationConfig(speed=0.8)
 

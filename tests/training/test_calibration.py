@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from reelscribe.pipeline.training.calibration import fit_temperature, precision_threshold, reliability
+from reelscribe.pipeline.training.scores.calibration import fit_temperature, precision_threshold, reliability
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])

@@ -7,7 +7,7 @@ import torch
 
 from reelscribe.models.recognizer import Recognizer
 from reelscribe.models.recurrent import CORES
-from reelscribe.pipeline.training.cost import LONGEST_LAG, Cost, gradient_lag, measure
+from reelscribe.pipeline.training.recipes.cost import LONGEST_LAG, Cost, gradient_lag, measure
 
 HIDDEN, CHANNELS, CELLS, CLASSES = 12, 6, 4 * 6, 5
 GATES = {"rnn_tanh": 1, "gru": 3, "lstm": 4}

@@ -11,7 +11,7 @@ from reelscribe.pipeline.bundle import new_recognizer
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.features import ArrayRequest
 from reelscribe.pipeline.training.data import _Recipe, stable_seed
-from reelscribe.pipeline.training.evaluation import _reorder
+from reelscribe.pipeline.training.scores.evaluation import _reorder
 from reelscribe.pipeline.video.types import Frames
 
 

@@ -13,8 +13,8 @@ from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.manifest import read_manifest
 from reelscribe.pipeline.predictor import Predictor
 from reelscribe.pipeline.sampling import DenseSampling
-from reelscribe.pipeline.training.evaluation import Evaluation, evaluate, read_anew
 from reelscribe.pipeline.training.job import TrainingResult
+from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate, read_anew
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 VIEWS = 3

@@ -10,8 +10,8 @@ import torch
 from tiny_training import recognizer
 
 from reelscribe.models.recognizer import Recognizer
-from reelscribe.pipeline.training.gradients import GradientHealth, gradient_health
-from reelscribe.pipeline.training.losses import ClipLoss
+from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
+from reelscribe.pipeline.training.steps.losses import ClipLoss
 
 
 def scaled(recurrent: str, factor: float, **keywords: object) -> Recognizer:

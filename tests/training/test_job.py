@@ -18,8 +18,8 @@ from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, TrainingError, UsageError
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.tracking.runs import RunTracker
-from reelscribe.pipeline.training.gradients import GradientHealth
 from reelscribe.pipeline.training.job import TrainingResult, _log_gradients, run_training
+from reelscribe.pipeline.training.steps.gradients import GradientHealth
 
 
 def history(uri: str, run_id: str, name: str) -> list[float]:

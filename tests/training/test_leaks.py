@@ -14,8 +14,8 @@ from reelscribe.pipeline.drawing import CLASSES, draw_clip
 from reelscribe.pipeline.errors import ManifestError
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest
-from reelscribe.pipeline.training.leaks import Leak, find_leaks
-from reelscribe.pipeline.training.splits import split_rows
+from reelscribe.pipeline.training.recipes.leaks import Leak, find_leaks
+from reelscribe.pipeline.training.recipes.splits import split_rows
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.scaling import scale
 from reelscribe.pipeline.video.writer import write_video

@@ -16,8 +16,8 @@ from tiny_training import CONFIG, drawn_data, fit, recognizer, trainer
 
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
 from reelscribe.pipeline.errors import TrainingError
-from reelscribe.pipeline.training.bad_batch import BAD_BATCH_FILE
 from reelscribe.pipeline.training.loop import World
+from reelscribe.pipeline.training.steps.bad_batch import BAD_BATCH_FILE
 
 # All that could come out differently on other numbers of workers, at once.
 EVERYTHING = CONFIG.model_copy(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from reelscribe.pipeline.training.losses import ClipLoss, MultiLabelLoss, ValueLoss, balanced_weights
+from reelscribe.pipeline.training.steps.losses import ClipLoss, MultiLabelLoss, ValueLoss, balanced_weights
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:

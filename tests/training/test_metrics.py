@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, mean_absolute_error, root_mean_squared_error
 
-from reelscribe.pipeline.training.metrics import classification_scores, multilabel_scores, value_scores
+from reelscribe.pipeline.training.scores.metrics import classification_scores, multilabel_scores, value_scores
 
 
 def test_scores_equal_scikit_learn() -> None:

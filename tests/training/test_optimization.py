@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_training import CONFIG, recognizer
 
-from reelscribe.pipeline.training.optimization import Schedule, parameter_groups
+from reelscribe.pipeline.training.steps.optimization import Schedule, parameter_groups
 
 
 def test_only_matrices_decay_and_each_stage_of_the_encoder_has_its_rate() -> None:

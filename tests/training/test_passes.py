@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_training import CONFIG, recognizer
 
-from reelscribe.pipeline.training.batches import Batch
-from reelscribe.pipeline.training.losses import ClipLoss
-from reelscribe.pipeline.training.passes import ArrayNetwork, Passes, chunks
+from reelscribe.pipeline.training.steps.batches import Batch
+from reelscribe.pipeline.training.steps.losses import ClipLoss
+from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes, chunks
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5), size=st.integers(0, 45))

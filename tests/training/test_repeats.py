@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import ManifestError
-from reelscribe.pipeline.training.comparison import run_comparison
-from reelscribe.pipeline.training.repeats import Repeat, Repeats, run_repeats
+from reelscribe.pipeline.training.recipes.comparison import run_comparison
+from reelscribe.pipeline.training.recipes.repeats import Repeat, Repeats, run_repeats
 
 
 def repeats_of(values: dict[tuple[str, int], float]) -> Repeats:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reelscribe.pipeline.training.segments import dense_scores
+from reelscribe.pipeline.training.scores.segments import dense_scores
 
 
 def clip(text: str) -> np.ndarray:

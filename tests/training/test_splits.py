@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reelscribe.pipeline.config import DataConfig
 from reelscribe.pipeline.errors import ManifestError
 from reelscribe.pipeline.manifest import MANIFEST_SCHEMA
-from reelscribe.pipeline.training.splits import fold_names, split_rows
+from reelscribe.pipeline.training.recipes.splits import fold_names, split_rows
 
 
 def table(rows: list[dict[str, object]]) -> pa.Table:

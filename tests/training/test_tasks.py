@@ -22,9 +22,9 @@ from reelscribe.pipeline.predictor import LabelsPrediction, ValuePrediction
 from reelscribe.pipeline.show import evaluation as show_evaluation
 from reelscribe.pipeline.show import predictions as show_predictions
 from reelscribe.pipeline.show import training as show_training
-from reelscribe.pipeline.training.evaluation import Evaluation, evaluate_model
 from reelscribe.pipeline.training.job import TrainingResult, run_training
-from reelscribe.pipeline.training.splits import split_rows
+from reelscribe.pipeline.training.recipes.splits import split_rows
+from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate_model
 from reelscribe.pipeline.training.tasks import TASKS
 
 TRAINING: dict[str, dict[str, Any]] = {

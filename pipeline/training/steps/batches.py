@@ -15,9 +15,9 @@ from torch.utils.data import WeightedRandomSampler
 
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
 from reelscribe.pipeline.predictor import pad
-from reelscribe.pipeline.training.augment import augment_stored
 from reelscribe.pipeline.training.data import ClipSet, stable_seed
-from reelscribe.pipeline.training.losses import balanced_weights
+from reelscribe.pipeline.training.steps.augment import augment_stored
+from reelscribe.pipeline.training.steps.losses import balanced_weights
 
 
 class Draw(NamedTuple):

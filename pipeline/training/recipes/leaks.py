@@ -16,7 +16,7 @@ import numpy as np
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.errors import ManifestError, VideoError
 from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache
-from reelscribe.pipeline.training.splits import Row, Splits
+from reelscribe.pipeline.training.recipes.splits import Row, Splits
 from reelscribe.pipeline.video import fingerprint as look
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool

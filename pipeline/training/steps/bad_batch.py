@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reelscribe.pipeline.errors import TrainingError
-from reelscribe.pipeline.training.losses import Loss
-from reelscribe.pipeline.training.passes import ArrayNetwork
+from reelscribe.pipeline.training.steps.losses import Loss
+from reelscribe.pipeline.training.steps.passes import ArrayNetwork
 
 BAD_BATCH_FILE = "bad_batch.safetensors"
 _MOST_NAMED = 16

@@ -20,9 +20,9 @@ from reelscribe.pipeline.report.pictures import confusion_matrix
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.tracking.uri import tracking_uri
 from reelscribe.pipeline.training.job import TrainingResult, check_writable, log_recipe, run_training
-from reelscribe.pipeline.training.leaks import Leak, find_leaks
-from reelscribe.pipeline.training.metrics import ClassificationScores
-from reelscribe.pipeline.training.splits import fold_names, split_rows
+from reelscribe.pipeline.training.recipes.leaks import Leak, find_leaks
+from reelscribe.pipeline.training.recipes.splits import fold_names, split_rows
+from reelscribe.pipeline.training.scores.metrics import ClassificationScores
 from reelscribe.pipeline.training.tasks import TASKS, Headline
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from reelscribe.pipeline.training.losses import Loss
+from reelscribe.pipeline.training.steps.losses import Loss
 
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer, RecognizerState

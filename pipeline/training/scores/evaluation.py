@@ -18,8 +18,8 @@ from reelscribe.pipeline.manifest import read_manifest
 from reelscribe.pipeline.predictor import AnyPrediction, Prediction, Predictor, to_prediction
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.training.data import Failure, stable_seed
-from reelscribe.pipeline.training.metrics import AnyScores
-from reelscribe.pipeline.training.splits import Row
+from reelscribe.pipeline.training.recipes.splits import Row
+from reelscribe.pipeline.training.scores.metrics import AnyScores
 from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.sandbox.pool import DecodePool

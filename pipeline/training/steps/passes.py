@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reelscribe.pipeline.config import TrainingConfig
-from reelscribe.pipeline.training.batches import Batch
-from reelscribe.pipeline.training.losses import Loss
+from reelscribe.pipeline.training.steps.batches import Batch
+from reelscribe.pipeline.training.steps.losses import Loss
 
 if TYPE_CHECKING:
     from reelscribe.models.recognizer import Recognizer, RecognizerState

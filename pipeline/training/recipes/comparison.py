@@ -14,8 +14,8 @@ from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.predictor import pick_device
 from reelscribe.pipeline.report.pictures import accuracy_against_cost
 from reelscribe.pipeline.sampling import RateSampling
-from reelscribe.pipeline.training.cost import Cost, measure
-from reelscribe.pipeline.training.repeats import Repeats, open_series
+from reelscribe.pipeline.training.recipes.cost import Cost, measure
+from reelscribe.pipeline.training.recipes.repeats import Repeats, open_series
 
 
 @dataclass(frozen=True, kw_only=True)
