@@ -111,7 +111,13 @@ class ModelBundle:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        model = new_recognizer(self.spec.model, self.spec.transform, num_classes=num_outputs(self.spec.labels), weights="none")
+        model = new_recognizer(
+            self.spec.model,
+            self.spec.transform,
+            num_classes=num_outputs(self.spec.labels),
+            per_frame=self.spec.task == "dense",
+            weights="none",
+        )
         try:
             model.load_state_dict(load_file(self.folder / WEIGHTS_FILE))
         except (SafetensorError, RuntimeError) as error:
@@ -126,11 +132,13 @@ def num_outputs(labels: Sequence[str]) -> int:
 
 def untrained(config: Config, labels: Sequence[str]) -> Recognizer:
     """The network that a training starts from."""
-    return new_recognizer(config.model, config.transform, num_classes=num_outputs(labels), seed=config.seed)
+    return new_recognizer(
+        config.model, config.transform, num_classes=num_outputs(labels), per_frame=config.task == "dense", seed=config.seed
+    )
 
 
 def new_recognizer(
-    model: ModelConfig, transform: TransformConfig, *, num_classes: int, seed: int = 0, weights: str | None = None
+    model: ModelConfig, transform: TransformConfig, *, num_classes: int, per_frame: bool = False, seed: int = 0, weights: str | None = None
 ) -> Recognizer:
     """The network that a config describes; the seed fixes its first weights, ``weights`` overrides where the encoder's come from."""
     import torch
@@ -140,7 +148,7 @@ def new_recognizer(
     keywords: dict[str, Any] = model.model_dump() | ({"weights": weights} if weights else {})
     torch.manual_seed(seed)
     try:
-        return Recognizer(num_classes=num_classes, frame_size=(transform.height, transform.width), **keywords)
+        return Recognizer(num_classes=num_classes, per_frame=per_frame, frame_size=(transform.height, transform.width), **keywords)
     except (ValueError, OSError) as error:
         raise ModelError(str(error)) from error
 

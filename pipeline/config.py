@@ -17,14 +17,15 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reelscribe.pipeline.errors import ConfigError, nearest
-from reelscribe.pipeline.sampling import AnySampling, SamplingSpec, UniformSampling
+from reelscribe.pipeline.sampling import AnySampling, DenseSampling, SamplingSpec, UniformSampling
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, FrameSize
 
-Task = Literal["single_label", "multi_label", "value"]
+Task = Literal["single_label", "multi_label", "value", "dense"]
 MONITORS: dict[Task, tuple[str, ...]] = {
     "single_label": ("val_loss", "val_top1", "val_macro_f1"),
     "multi_label": ("val_loss", "val_exact_match", "val_map"),
     "value": ("val_loss", "val_mae"),
+    "dense": ("val_loss", "val_frame_accuracy"),
 }
 
 COMPARED_SECTIONS = ("sampling", "transform", "augmentation", "model", "training")
@@ -157,7 +158,7 @@ class TrainingConfig(_Section):
     balanced_sampling: bool = Field(default=False, description="draw every class equally often, with repeats")
     mixup: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution that blends two clips; 0 is off")
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="average of the weights that is evaluated and kept; 0 is off")
-    monitor: Literal["val_loss", "val_top1", "val_macro_f1", "val_exact_match", "val_map", "val_mae"] = Field(
+    monitor: Literal["val_loss", "val_top1", "val_macro_f1", "val_exact_match", "val_map", "val_mae", "val_frame_accuracy"] = Field(
         default="val_loss", description="what patience and plateau look at; each task has its own"
     )
     patience: int = Field(default=0, ge=0, description="epochs without a better monitored figure before stopping; 0 never stops early")
@@ -248,7 +249,9 @@ class Config(_Section):
     """One training run, complete."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    task: Task = Field(default="single_label", description="what a clip is given: one label, any number of labels, or a number")
+    task: Task = Field(
+        default="single_label", description="what a clip is given: one label, any number of labels, a number, or a label for each frame"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63)
     output: str = Field(default="runs", description="folder for models, checkpoints, the feature cache and the SQLite store")
     data: DataConfig
@@ -291,13 +294,18 @@ class Config(_Section):
         for setting, value, tasks in (
             ("training.class_weights", "none", ("single_label",)),
             ("training.balanced_sampling", False, ("single_label",)),
-            ("training.label_smoothing", 0.0, ("single_label", "multi_label")),
+            ("training.label_smoothing", 0.0, ("single_label", "multi_label", "dense")),
+            ("training.mixup", 0.0, ("single_label", "multi_label", "value")),
+            ("training.tbptt_frames", 0, ("single_label", "multi_label", "value")),
+            ("training.gradient_health_every", 0, ("single_label", "multi_label", "value")),
             ("evaluation.precision", EvaluationConfig().precision, ("single_label",)),
         ):
             section, _, key = setting.partition(".")
             found = getattr(getattr(self, section), key)
             if self.task not in tasks and found != value:
                 raise ValueError(f"{setting}={found} is for {' or '.join(tasks)}; with task={self.task} set it to {json.dumps(value)}")
+        if self.task == "dense" and isinstance(self.sampling, DenseSampling) and self.sampling.num_views > 1:
+            raise ValueError("sampling.num_views: task=dense gives each frame one label; set it to 1")
         return self
 
     @field_validator("sampling", mode="before")

@@ -11,6 +11,7 @@ from typing import Any
 from reelscribe.pipeline.config import Task
 
 SEPARATOR = "|"  # between the labels of a clip that has several
+BACKGROUND = "background"  # the label of all time that no segment covers
 
 
 def text(value: Any, what: str) -> str:
@@ -38,6 +39,27 @@ def labels(value: Any) -> str:
         if SEPARATOR in text(one, "label"):
             raise ValueError(f"the label {one!r} of a list holds a '{SEPARATOR}', which stands between labels")
     return labels(SEPARATOR.join(text(one, "label") for one in value))
+
+
+def segments(value: Any) -> list[dict[str, Any]]:
+    """Parts of a file with a label each, as a list (or its JSON) of ``[start_s, end_s, label]``; sorted, and apart from each other."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        parts = [(one["start_s"], one["end_s"], one["label"]) if isinstance(one, dict) else tuple(one) for one in found]
+        rows: list[dict[str, Any]] = [
+            {"start_s": number(start, "start"), "end_s": number(end, "end"), "label": label(name)} for start, end, name in parts
+        ]
+    except (TypeError, KeyError, json.JSONDecodeError):
+        raise ValueError(f'the segments are {value!r}, expected [[0.5, 2, "open"], ...], or [] for a clip without any') from None
+    rows.sort(key=lambda row: row["start_s"])
+    before = 0.0
+    for row in rows:
+        if not row["label"]:
+            raise ValueError("a segment has no label")
+        if not before <= row["start_s"] < row["end_s"]:
+            raise ValueError(f"the segment from {row['start_s']:g} s to {row['end_s']:g} s starts before {before:g} s, or has no length")
+        before = row["end_s"]
+    return rows
 
 
 def seconds(value: Any, what: str) -> float | None:
@@ -84,3 +106,5 @@ def labels_of(row: Mapping[str, Any], task: Task) -> tuple[str, ...]:
             return tuple((row["label"] or "").split(SEPARATOR)) if row["label"] else ()
         case "value":
             return ()
+        case "dense":
+            return (BACKGROUND, *(segment["label"] for segment in row["segments"]))

@@ -12,7 +12,8 @@ can reach a decoder as one of FFmpeg's protocols (``concat:``, ``subfile:``, ``d
 asked here: a missing one is a row in failures, not the end of a job.
 
 What a clip must have depends on the task: ``label`` with one label; ``label`` with any number of them, ``run|jump`` or a list (an empty
-field is none of them); or ``value``, a number. A column ``value`` is looked at for that task alone.
+field is none of them); ``value``, a number; or ``segments``, parts of the file in seconds, ``[[0.5, 2, "open"], ...]``, where all other
+time is ``background``. A column ``value`` or ``segments`` is looked at for its task alone.
 
 Values. Labels, groups and splits lose blanks at both ends, and labels are brought to Unicode NFC, so that what looks the same is the same
 class. Paths and ids are taken to the letter. Times are seconds; an empty time is the video's own start or end.
@@ -58,6 +59,7 @@ TASK_FIELDS: dict[Task, tuple[pa.Field[Any], ...]] = {
     "single_label": (),
     "multi_label": (),
     "value": (pa.field("value", pa.float64()),),
+    "dense": (pa.field("segments", pa.list_(pa.struct({"start_s": pa.float64(), "end_s": pa.float64(), "label": pa.string()}))),),
 }
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -245,7 +247,13 @@ def _said(values: Mapping[str, Any], task: Task | None) -> dict[str, Any]:
     label = fields.label(values.get("label")) if task == "single_label" else fields.labels(values.get("label"))
     if task == "single_label" and not label:
         raise ValueError("the label is empty")
-    return {"label": label or None} | ({"value": fields.number(values.get("value"), "value")} if task == "value" else {})
+    match task:
+        case "value":
+            return {"label": label or None, "value": fields.number(values.get("value"), "value")}
+        case "dense":
+            return {"label": label or None, "segments": fields.segments(values.get("segments"))}
+        case _:
+            return {"label": label or None}
 
 
 def _seconds(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,25 @@ class ValuePrediction:
     value: float
 
 
-AnyPrediction = Prediction | LabelsPrediction | ValuePrediction
+class Segment(NamedTuple):
+    """A run of frames with one label."""
+
+    start_s: float  # when its first frame is shown, seconds from the first frame of the file
+    end_s: float  # when the first frame after it is shown; of the last segment, its own last frame
+    label: str
+    confidence: float  # mean over its frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesPrediction:
+    """What the model says of each frame of one clip."""
+
+    segments: tuple[Segment, ...]  # one after the other, without gaps
+    times_s: tuple[float, ...]  # of the frames, seconds from the first frame of the file
+    classes: npt.NDArray[np.int64]  # (T,) the most probable label of each frame, by its place in the model's labels
+
+
+AnyPrediction = Prediction | LabelsPrediction | ValuePrediction | FramesPrediction
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -92,6 +111,8 @@ class Predictor:
     def _predict(self, clip: Clip) -> AnyPrediction:
         frames, lengths = pad([frames_tensor(view) for view in clip.views])
         logits = self.model(frames.to(self.device), lengths.to(self.device)).float().cpu()  # (views, C)
+        if self.bundle.spec.task == "dense":
+            return _to_segments(logits[0], [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
         return _READ[self.bundle.spec.task](logits.numpy(), self.bundle.spec)
 
 
@@ -125,6 +146,18 @@ def _finite(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _top_k(scores: npt.NDArray[np.float32], spec: BundleSpec) -> tuple[tuple[str, float], ...]:
     return tuple((spec.labels[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:TOP_K])
+
+
+def _to_segments(logits: torch.Tensor, times_s: Sequence[float], labels: Sequence[str]) -> FramesPrediction:
+    """Logits (T, C) of frames at these times."""
+    scores = _finite(logits.softmax(dim=-1).numpy())
+    classes = scores.argmax(axis=1)
+    starts = [0, *(np.nonzero(np.diff(classes))[0] + 1).tolist()]
+    segments = [
+        Segment(times_s[start], times_s[min(end, len(times_s) - 1)], labels[classes[start]], float(scores[start:end].max(axis=1).mean()))
+        for start, end in zip(starts, [*starts[1:], len(classes)], strict=True)
+    ]
+    return FramesPrediction(segments=tuple(segments), times_s=tuple(times_s), classes=classes)
 
 
 _READ: dict[Task, Callable[[npt.NDArray[np.float32], BundleSpec], AnyPrediction]] = {

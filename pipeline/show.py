@@ -109,7 +109,7 @@ def _confusions(scores: ClassificationScores, labels: list[str]) -> None:
 
 def _prediction(found: AnyPrediction) -> dict[str, Any]:
     """A prediction of any task as JSON."""
-    from reelscribe.pipeline.predictor import LabelsPrediction, Prediction, ValuePrediction
+    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
     match found:
         case Prediction():
@@ -118,6 +118,8 @@ def _prediction(found: AnyPrediction) -> dict[str, Any]:
             return {"labels": list(found.labels)}
         case ValuePrediction():
             return {"value": found.value}
+        case FramesPrediction():
+            return {"segments": [segment._asdict() for segment in found.segments]}
 
 
 def labelling(summary: JobSummary, *, as_json: bool) -> None:
@@ -265,7 +267,7 @@ def predictions(answers: list[Answer], *, as_json: bool) -> None:
 
 def _in_words(found: AnyPrediction) -> tuple[str, str]:
     """What the model says, and what it would say next."""
-    from reelscribe.pipeline.predictor import LabelsPrediction, Prediction, ValuePrediction
+    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
     match found:
         case Prediction():
@@ -276,6 +278,8 @@ def _in_words(found: AnyPrediction) -> tuple[str, str]:
             return _probabilities(given) or "no label", _probabilities([pair for pair in found.top_k if pair not in given][:2])
         case ValuePrediction():
             return f"{found.value:.4g}", ""
+        case FramesPrediction():
+            return ", ".join(f"{s.start_s:.2f} s {s.label}" for s in found.segments), f"until {found.times_s[-1]:.2f} s"
 
 
 def _probabilities(pairs: Sequence[tuple[str, float]]) -> str:
@@ -357,7 +361,7 @@ def _aliases(aliases: Mapping[str, int]) -> str:
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
-    from reelscribe.pipeline.predictor import Prediction, ValuePrediction
+    from reelscribe.pipeline.predictor import LabelsPrediction, Prediction
 
     if isinstance(answer.outcome, VideoError):
         error = answer.outcome
@@ -365,7 +369,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
     facts = {"uri": answer.uri, **_prediction(answer.outcome)}
     if isinstance(answer.outcome, Prediction):
         facts["accepted"] = answer.outcome.accepted
-    if not isinstance(answer.outcome, ValuePrediction):
+    if isinstance(answer.outcome, Prediction | LabelsPrediction):
         facts["top_k"] = [{"label": label, "confidence": confidence} for label, confidence in answer.outcome.top_k]
     return facts
 

@@ -22,6 +22,9 @@ _SHOWN = (
     "mae",
     "rmse",
     "median_mae",
+    "frame_accuracy",
+    "edit",
+    "f1_50",
 )  # what each task has of these
 
 

@@ -482,3 +482,21 @@ def test_a_value_is_a_finite_number_of_its_own_column(tmp_path: Path) -> None:
 def test_a_column_called_value_is_another_task_s_own_affair(tmp_path: Path) -> None:
     path = write(tmp_path, "path,label,value\na.mp4,x,high\n")
     assert read_manifest(path, require_labels=True).schema.equals(MANIFEST_SCHEMA)
+
+
+def test_segments_are_sorted_parts_of_the_file(tmp_path: Path) -> None:
+    cells = ('[[2, 3.5, "shut"], [0, 1, "open"]]', '[{"start_s": 0, "end_s": 1, "label": "open"}]', "[]")
+    rows = [{"path": f"{i}.mp4", "segments": cell} for i, cell in enumerate((*cells[:2], json.loads(cells[2])))]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opened, shut = {"start_s": 0.0, "end_s": 1.0, "label": "open"}, {"start_s": 2.0, "end_s": 3.5, "label": "shut"}
+    table = read_manifest(str(tmp_path / "a.jsonl"), require_labels=True, task="dense")
+    assert table["segments"].to_pylist() == [[opened, shut], [opened], []]
+    for cell, words in (
+        ("", "expected"),
+        ("[[0, 1]]", "expected"),
+        ('[[1, 0, "x"]]', "has no length"),
+        ('[[0, 2, "x"], [1, 3, "y"]]', "starts before 2 s"),
+    ):
+        (tmp_path / "b.jsonl").write_text(json.dumps({"path": "a.mp4", "segments": cell}) + "\n")
+        with pytest.raises(ManifestError, match=words):
+            read_manifest(str(tmp_path / "b.jsonl"), require_labels=True, task="dense")

@@ -15,7 +15,13 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 TRAIN_COLOR, VAL_COLOR = "#c2410c", "#1d4ed8"  # told apart by the colour-blind too, and by line style
 MAX_LABEL_CHARACTERS = 28
-_CURVES = {"loss": "Loss", "top1": "Top-1 accuracy", "exact_match": "Clips with all labels right", "mae": "Mean absolute error"}
+_CURVES = {
+    "loss": "Loss",
+    "top1": "Top-1 accuracy",
+    "exact_match": "Clips with all labels right",
+    "mae": "Mean absolute error",
+    "frame_accuracy": "Frames with the right label",
+}
 
 Bins = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 

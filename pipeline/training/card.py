@@ -14,6 +14,7 @@ _LIMITS: dict[Task, str] = {
     "single_label": "- The model always names one of its labels, also for a video that shows none of them: use the confidence.",
     "multi_label": "- A label is given from a probability of 0.5 on; the probabilities are not calibrated.",
     "value": "- The model gives a number to every video, also to one that it means nothing for, and says nothing of how sure it is.",
+    "dense": "- The confidence of a segment is not calibrated.",
 }
 
 
@@ -73,6 +74,9 @@ def _what_it_does(spec: BundleSpec) -> str:
             return f"Says which of {len(spec.labels)} labels a video clip has, none, one or several: {', '.join(spec.labels)}."
         case "value":
             return f"Gives a video clip a number; those of the training clips are {spec.value_mean:.4g} ± {spec.value_deviation:.4g}."
+
+        case "dense":
+            return f"Names one of {len(spec.labels)} labels for each frame of a video clip: {', '.join(spec.labels)}."
 
 
 def _by_label(evaluation: Evaluation) -> list[str]:

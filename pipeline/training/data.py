@@ -22,7 +22,7 @@ from reelscribe.pipeline.predictor import frames_tensor
 from reelscribe.pipeline.sampling import DenseSampling
 from reelscribe.pipeline.training.recipes.splits import Row, Splits, some
 from reelscribe.pipeline.training.steps.augment import augment
-from reelscribe.pipeline.training.tasks import TASKS, Target
+from reelscribe.pipeline.training.tasks import TASKS, Target, TaskKind
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
@@ -43,7 +43,8 @@ class ClipSet:
 
     def array(self, clip: int, view: int) -> Tensor:
         """One view of a clip: frames uint8 (T, 3, H, W), or features (T, D, h, w)."""
-        return torch.from_numpy(np.load(self.files[clip][view]))
+        stored = np.load(self.files[clip][view])
+        return torch.from_numpy(np.ascontiguousarray(stored["frame"]) if stored.dtype.names else stored)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ def prepare(
         have[request] = result
         progress(len(have), len(wanted))
     failures: dict[str, Failure] = {}
-    target = partial(TASKS[config.task].target, labels=splits.labels)
+    target = partial(_target, TASKS[config.task], splits.labels)
     data = TrainingData(
         labels=splits.labels,
         train=_clip_set(splits.train, train, have, target, failures),
@@ -118,7 +119,7 @@ def _clip_set(
     rows: list[Row],
     requests: list[list[ArrayRequest]],
     have: dict[ArrayRequest, Path | VideoError],
-    target: Callable[[Row], Target],
+    target: Callable[[Row, list[Path]], Target],
     failures: dict[str, Failure],
 ) -> ClipSet:
     """The clips all of whose arrays are there; the others are added to ``failures``."""
@@ -130,9 +131,15 @@ def _clip_set(
             failures[row["video_id"]] = Failure(video_id=row["video_id"], failure=error.failure, cause=str(error))
         else:
             video_ids.append(row["video_id"])
-            files.append(tuple(result for result in results if isinstance(result, Path)))
-            targets.append(target(row))
+            paths = [result for result in results if isinstance(result, Path)]
+            files.append(tuple(paths))
+            targets.append(target(row, paths))
     return ClipSet(video_ids=tuple(video_ids), files=tuple(files), targets=tuple(targets))
+
+
+def _target(task: TaskKind, labels: tuple[str, ...], row: Row, files: list[Path]) -> Target:
+    views = [np.load(file)["time_s"].tolist() for file in files] if task.needs_times else []
+    return task.target(row, labels, views)
 
 
 class _Recipe:
@@ -145,13 +152,14 @@ class _Recipe:
         self.sampling = (
             config.sampling.model_copy(update={"num_views": 1}) if isinstance(config.sampling, DenseSampling) else config.sampling
         )
+        self.timed = ("timed",) if TASKS[config.task].needs_times else ()
         self.frozen = config.model.trainable_stages == 0
         self.encoder_digest = f"{module_digest(model.encoder)} of {config.model.encoder_input}" if self.frozen else "frames"
 
     def requests(self, row: Row, *, train: bool) -> list[ArrayRequest]:
         """The plain clip for validation; ``augmentation.views`` changed copies for training."""
         if not train:
-            return [ArrayRequest(clip=self._clip(row, jitter_seed=None), recipe=(self.encoder_digest,))]
+            return [ArrayRequest(clip=self._clip(row, jitter_seed=None), recipe=(self.encoder_digest, *self.timed))]
         settings = self.config.augmentation
         changes = settings.of_pixels if settings.of_pixels != AugmentationConfig().of_pixels else None
         requests = []
@@ -159,7 +167,7 @@ class _Recipe:
             seed = stable_seed(self.config.seed, row["video_id"], view)
             clip = self._clip(row, jitter_seed=seed if settings.time_jitter else None)
             drawn = (json.dumps(changes), str(seed)) if changes else ()  # else the same for every seed, and made once
-            requests.append(ArrayRequest(clip=clip, recipe=(self.encoder_digest, *drawn)))
+            requests.append(ArrayRequest(clip=clip, recipe=(self.encoder_digest, *drawn, *self.timed)))
         return requests
 
     def _clip(self, row: Row, *, jitter_seed: int | None) -> ClipRequest:
@@ -175,9 +183,20 @@ class _Recipe:
 
     @torch.inference_mode()
     def compute(self, clip: Clip, request: ArrayRequest) -> AnyArray:
-        """The array of the clip's first view: features float16 (T, D, h, w), or frames uint8 (T, 3, H, W)."""
+        """The array of the clip's first view: features float16 (T, D, h, w), or frames uint8 (T, 3, H, W).
+
+        For a task that needs times, records (T,) of that as ``frame``, and ``time_s``, seconds from the first frame of the file.
+        """
+        array = self._frames(clip, request)
+        if not self.timed:
+            return array
+        records = np.empty(len(array), [("time_s", np.float64), ("frame", array.dtype, array.shape[1:])])
+        records["time_s"], records["frame"] = np.array(clip.views[0].pts_seconds) - clip.info.begin_s, array
+        return records
+
+    def _frames(self, clip: Clip, request: ArrayRequest) -> AnyArray:
         frames = frames_tensor(clip.views[0])
-        if len(request.recipe) > 1:
+        if len(request.recipe) > 1 + len(self.timed):
             frames = augment(frames, self.config.augmentation, seed=int(request.recipe[2]))
         if not self.frozen:
             return frames.numpy()

@@ -20,7 +20,7 @@ from reelscribe.pipeline.bundle import num_outputs
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
 from reelscribe.pipeline.training.steps import bad_batch
-from reelscribe.pipeline.training.steps.batches import Batches, Draw
+from reelscribe.pipeline.training.steps.batches import Batches, Draw, pad_targets, per_frame
 from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
 from reelscribe.pipeline.training.steps.optimization import Schedule, averaged, is_better, parameter_groups
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes
@@ -159,7 +159,7 @@ class Trainer:
         """End the run before a step that would spoil the weights; every worker may do so, as each knows the whole batch."""
         video_ids = [self.data.train.video_ids[draw.clip] for draw in draws]
         arrays = [self.batches.array(epoch, draw) for draw in draws]
-        targets = torch.tensor([self.data.train.targets[draw.clip] for draw in draws])
+        targets = self.batches.targets(epoch, draws)
         losses = bad_batch.clip_losses(self.plain, arrays, targets, self.loss)
         file = bad_batch.keep(self.folder, video_ids, arrays, targets, losses) if self.folder else None
         what = f"the loss ({loss:g}) or its gradient (norm {norm:g}) is not finite"
@@ -173,6 +173,12 @@ class Trainer:
         clips = ((self.batches.array(epoch, draw), self.data.train.targets[draw.clip]) for draw in self.batches.epoch(epoch)[0])
         return gradient_health(self.model, clips, self.loss, max_frames=self.config.tbptt_frames)
 
+    def _val_targets(self) -> Tensor:
+        targets = self.data.val.targets
+        if not per_frame(targets):
+            return torch.tensor(targets)
+        return pad_targets([views[0] for views in cast("tuple[tuple[tuple[int, ...]], ...]", targets)])
+
     @torch.no_grad()
     def validate(self) -> tuple[Tensor, EpochMetrics]:
         """Logits (N, outputs) of every validation clip, on the CPU, and their loss and scores; each worker runs its part.
@@ -182,12 +188,14 @@ class Trainer:
         network = ArrayNetwork(self.result).eval()
         clips = self.data.val
         part = self.world.part(len(clips))
-        logits = torch.zeros(len(clips), num_outputs(self.data.labels), device=self.device)
+        targets = self._val_targets()
+        frames = targets.shape[1:] if per_frame(clips.targets) else ()
+        logits = torch.zeros(len(clips), *frames, num_outputs(self.data.labels), device=self.device)
         for i in range(part.start, part.stop):  # one by one: an answer does not depend on its neighbours
             array = clips.array(i, 0).to(self.device)
-            logits[i] = network(array[None], torch.tensor([len(array)], device=self.device))[0][0]
+            answer = network(array[None], torch.tensor([len(array)], device=self.device))[0][0]
+            logits[i, : len(answer)] = answer
         logits = self.world.total(logits).cpu()
-        targets = torch.tensor(clips.targets)
         metrics = {
             "val_loss": self.plain_loss(logits, targets).mean().item(),
             f"val_{self.task.figure}": self.plain_loss.score(logits, targets).mean().item(),

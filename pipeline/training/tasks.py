@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from reelscribe.pipeline.config import Task, TrainingConfig
-from reelscribe.pipeline.fields import labels_of
-from reelscribe.pipeline.predictor import AnyPrediction, LabelsPrediction, Prediction, ValuePrediction
-from reelscribe.pipeline.training.steps.losses import ClipLoss, Loss, MultiLabelLoss, ValueLoss, balanced_weights
+from reelscribe.pipeline.fields import BACKGROUND, labels_of
+from reelscribe.pipeline.predictor import AnyPrediction, FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
+from reelscribe.pipeline.training.steps.losses import ClipLoss, FrameLoss, Loss, MultiLabelLoss, ValueLoss, balanced_weights
 
 if TYPE_CHECKING:
-    from reelscribe.pipeline.training.scores.metrics import AnyScores, ClassificationScores, MultiLabelScores, ValueScores
+    from reelscribe.pipeline.training.scores.metrics import AnyScores, ClassificationScores, FrameScores, MultiLabelScores, ValueScores
 
 Row = Mapping[str, Any]
-Target = int | float | tuple[int, ...]  # a class; a value; 0 or 1 for each label
+Times = Sequence[float]  # of the frames of a view, seconds from the first frame of the file
+# a class; a value; 0 or 1 for each label; for each view the class of each frame
+Target = int | float | tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 
 class Headline(NamedTuple):
@@ -41,11 +43,12 @@ class TaskKind(ABC):
     """What every task answers."""
 
     headline: ClassVar[Headline]
+    needs_times: ClassVar[bool] = False
     figure: ClassVar[str]  # what Loss.score is called: train_... and val_... of it are tracked
 
     @abstractmethod
-    def target(self, row: Row, labels: Sequence[str]) -> Target:
-        """What the loop learns of a row."""
+    def target(self, row: Row, labels: Sequence[str], views: Sequence[Times] = ()) -> Target:
+        """What the loop learns of a row; ``views`` are given where ``needs_times``."""
 
     @abstractmethod
     def loss(self, targets: Sequence[Target], labels: Sequence[str], config: TrainingConfig | None = None) -> Loss:
@@ -70,7 +73,7 @@ class SingleLabel(TaskKind):
     headline = Headline("top1", "top-1", "majority", "majority class")
     figure = "top1"
 
-    def target(self, row: Row, labels: Sequence[str]) -> int:
+    def target(self, row: Row, labels: Sequence[str], views: Sequence[Times] = ()) -> int:  # noqa: ARG002
         """The index of the label."""
         return labels.index(row["label"])
 
@@ -110,7 +113,7 @@ class MultiLabel(TaskKind):
     headline = Headline("map", "mAP", "chance_map", "a random order")
     figure = "exact_match"
 
-    def target(self, row: Row, labels: Sequence[str]) -> tuple[int, ...]:
+    def target(self, row: Row, labels: Sequence[str], views: Sequence[Times] = ()) -> tuple[int, ...]:  # noqa: ARG002
         """0 or 1 for each label."""
         have = labels_of(row, "multi_label")
         return tuple(int(label in have) for label in labels)
@@ -143,7 +146,7 @@ class Value(TaskKind):
     headline = Headline("mae", "mean absolute error", "median_mae", "always the median", lower_is_better=True)
     figure = "mae"
 
-    def target(self, row: Row, labels: Sequence[str]) -> float:  # noqa: ARG002
+    def target(self, row: Row, labels: Sequence[str], views: Sequence[Times] = ()) -> float:  # noqa: ARG002
         """The number."""
         return float(row["value"])
 
@@ -164,4 +167,37 @@ class Value(TaskKind):
         return ValueScores(metrics=value_scores(predicted, torch.tensor([self.target(row, ()) for row in rows])))
 
 
-TASKS: dict[Task, TaskKind] = {"single_label": SingleLabel(), "multi_label": MultiLabel(), "value": Value()}
+class Dense(TaskKind):
+    """Each frame has one label."""
+
+    headline = Headline("frame_accuracy", "frame accuracy", "majority", "commonest label")
+    needs_times = True
+    figure = "frame_accuracy"
+
+    def target(self, row: Row, labels: Sequence[str], views: Sequence[Times] = ()) -> tuple[tuple[int, ...], ...]:
+        """For each view, the class of each frame."""
+        return tuple(tuple(labels.index(_label_at(row, time)) for time in times) for times in views)
+
+    def loss(self, targets: Sequence[Target], labels: Sequence[str], config: TrainingConfig | None = None) -> FrameLoss:  # noqa: ARG002
+        """Cross-entropy of each frame."""
+        return FrameLoss(label_smoothing=config.label_smoothing if config else 0.0)
+
+    def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> FrameScores:
+        """Of frames, and of the segments that they make but those of the background."""
+        from reelscribe.pipeline.training.scores.metrics import FrameScores
+        from reelscribe.pipeline.training.scores.segments import dense_scores
+
+        found = [prediction for prediction in predictions if isinstance(prediction, FramesPrediction)]
+        true = [np.array(self.target(row, labels, [p.times_s])[0]) for row, p in zip(rows, found, strict=True)]
+        metrics = dense_scores([p.classes for p in found], true, background=labels.index(BACKGROUND))
+        frames = np.concatenate(true)
+        majority = float(np.bincount(frames).max() / len(frames))
+        return FrameScores(metrics=metrics | {"majority": majority, "clips": float(len(rows))})
+
+
+def _label_at(row: Row, time_s: float) -> str:
+    """The label of the segment around a time, else the background."""
+    return next((str(s["label"]) for s in row["segments"] if s["start_s"] <= time_s < s["end_s"]), BACKGROUND)
+
+
+TASKS: dict[Task, TaskKind] = {"single_label": SingleLabel(), "multi_label": MultiLabel(), "value": Value(), "dense": Dense()}

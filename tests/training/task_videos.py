@@ -21,8 +21,11 @@ def draw(folder: Path, task: str) -> Path:
     rows = []
     for i in range(CLIPS):
         speeds = rng.uniform(0.5, 1.3, size=2) * rng.choice((-1, 1), size=2)  # pixels a frame
-        write_video(folder / f"{i}.mp4", _frames(speeds, rng), frame_rate=RATE, options={"preset": "veryfast", "threads": "1"})
-        rows.append({"path": f"{i}.mp4", "split": "val" if i >= CLIPS - 16 else "train", **_said(task, speeds)})
+        frames = _frames(speeds, rng)
+        turn = int(rng.integers(3, FRAMES - 2)) if task == "dense" else FRAMES
+        frames = np.concatenate([frames[:turn], frames[turn - 2 :: -1][: FRAMES - turn]])  # from there on backwards
+        write_video(folder / f"{i}.mp4", frames, frame_rate=RATE, options={"preset": "veryfast", "threads": "1"})
+        rows.append({"path": f"{i}.mp4", "split": "val" if i >= CLIPS - 16 else "train", **_said(task, speeds, turn)})
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -30,9 +33,12 @@ def draw(folder: Path, task: str) -> Path:
     return folder / "labels.csv"
 
 
-def _said(task: str, speeds: Any) -> dict[str, str]:
+def _said(task: str, speeds: Any, turn: int) -> dict[str, str]:
     if task == "multi_label":
         return {"label": "|".join(name for name, speed in zip(("left down", "right down"), speeds, strict=True) if speed > 0)}
+    if task == "dense":  # the left dot goes down, before or after the turn
+        start, end = (0, turn - 0.5) if speeds[0] > 0 else (turn - 0.5, FRAMES)
+        return {"segments": json.dumps([[start / RATE, end / RATE, "left down"]])}
     return {"value": json.dumps(float(100 + 10 * speeds[0]))}  # a scale far from that of the network
 
 

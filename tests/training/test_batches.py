@@ -16,6 +16,7 @@ from tiny_training import CONFIG, drawn_data
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
 from reelscribe.pipeline.training.data import ClipSet
 from reelscribe.pipeline.training.steps.batches import Batch, Batches, blend
+from reelscribe.pipeline.training.steps.losses import IGNORED
 
 SPEED = AugmentationConfig(speed=0.8)
 
@@ -145,3 +146,18 @@ def test_parts_are_all_rows_in_order_and_none_is_empty(rows: int, parts: int) ->
         start = piece.offset - 3
         assert torch.equal(piece.lengths, lengths[start : start + len(piece.lengths)])
         assert torch.equal(piece.inputs, batch.inputs[start : start + len(piece.lengths), : int(piece.lengths.max())])
+
+
+def test_labels_of_frames_go_with_their_frames(tmp_path: Path) -> None:
+    """Each frame is its own class, whichever are chosen."""
+    files = tuple((tmp_path / f"{i}.npy",) for i in range(4))
+    classes = [range(10 * i, 10 * i + 5 + i) for i in range(4)]
+    for (file,), numbers in zip(files, classes, strict=True):
+        np.save(file, np.array(numbers, np.uint8)[:, None, None, None])
+    clips = ClipSet(video_ids=tuple("abcd"), files=files, targets=tuple((tuple(numbers),) for numbers in classes))
+    some = batches(clips, augmentation=AugmentationConfig(speed=0.8, time_crop=0.6, frame_dropout=0.3))
+    for epoch in range(1, 9):
+        batch = some.load(epoch, 0, some.epoch(epoch)[0], range(4))
+        for inputs, targets, length in zip(batch.inputs, batch.targets, batch.lengths.tolist(), strict=True):
+            assert inputs[:length].flatten().tolist() == targets[:length].tolist()
+            assert targets[length:].eq(IGNORED).all()

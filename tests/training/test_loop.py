@@ -14,7 +14,7 @@ import torch.multiprocessing
 from safetensors import safe_open
 from tiny_training import CONFIG, drawn_data, fit, recognizer, trainer
 
-from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
+from reelscribe.pipeline.config import AugmentationConfig, Task, TrainingConfig
 from reelscribe.pipeline.errors import TrainingError
 from reelscribe.pipeline.training.loop import World
 from reelscribe.pipeline.training.steps.bad_batch import BAD_BATCH_FILE
@@ -46,11 +46,11 @@ def test_a_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -
     assert first.history != other.history
 
 
-def _one_rank(rank: int, size: int, port: int, settings: tuple[TrainingConfig, AugmentationConfig], folder: str, out: str) -> None:
+def _one_rank(rank: int, size: int, port: int, settings: tuple[TrainingConfig, AugmentationConfig, Task], folder: str, out: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    data = drawn_data(Path(folder) / str(rank), train=13, val=5)
-    config, augmentation = settings
+    config, augmentation, task = settings
+    data = drawn_data(Path(folder) / str(rank), train=13, val=5, task=task)
     trained = fit(data, config, augmentation=augmentation, world=World(rank, size), wrap=torch.nn.parallel.DistributedDataParallel)
     if rank == 0:
         torch.save((trained.state, trained.history), out)
@@ -58,14 +58,23 @@ def _one_rank(rank: int, size: int, port: int, settings: tuple[TrainingConfig, A
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "settings"), [(2, (CONFIG, AugmentationConfig())), (3, (EVERYTHING, AUGMENTATION))])
+@pytest.mark.parametrize(
+    ("workers", "settings"),
+    [
+        (2, (CONFIG, AugmentationConfig(), "single_label")),
+        (3, (EVERYTHING, AUGMENTATION, "single_label")),
+        (2, (CONFIG, AUGMENTATION, "multi_label")),
+        (2, (CONFIG, AUGMENTATION, "value")),
+        (2, (CONFIG, AUGMENTATION, "dense")),
+    ],
+)
 def test_workers_of_a_process_group_give_the_numbers_of_one_process(
-    tmp_path: Path, workers: int, settings: tuple[TrainingConfig, AugmentationConfig]
+    tmp_path: Path, workers: int, settings: tuple[TrainingConfig, AugmentationConfig, Task]
 ) -> None:
     """13 clips in batches of 4: the last batch has one clip, so that some workers have none in it."""
     for name in ("alone", *map(str, range(workers))):
         (tmp_path / name).mkdir()
-    alone = fit(drawn_data(tmp_path / "alone", train=13, val=5), settings[0], augmentation=settings[1])
+    alone = fit(drawn_data(tmp_path / "alone", train=13, val=5, task=settings[2]), settings[0], augmentation=settings[1])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
+from torch.nn.functional import cross_entropy
 
-from reelscribe.pipeline.training.steps.losses import ClipLoss, MultiLabelLoss, ValueLoss, balanced_weights
+from reelscribe.pipeline.training.steps.losses import IGNORED, ClipLoss, FrameLoss, MultiLabelLoss, ValueLoss, balanced_weights
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
@@ -55,3 +56,12 @@ def test_the_loss_of_a_value_does_not_depend_on_its_unit() -> None:
     assert one(logits, metres).tolist() == pytest.approx([0.5, 3.0])  # at 1 and 3.5 deviations: both in the linear part
     assert one.score(logits, metres).tolist() == [2.0, 7.0]
     assert ValueLoss(mean=300.0, deviation=200.0)(logits, 100 * metres).tolist() == pytest.approx([0.5, 3.0])
+
+
+def test_the_loss_of_frames_is_the_mean_over_those_of_each_clip() -> None:
+    logits = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[0, 1, 2, 0, 1, 2], [1, 1, IGNORED, IGNORED, IGNORED, IGNORED]])  # a longer clip was cut off the batch
+    expected = [cross_entropy(logits[0], targets[0, :5]).item(), cross_entropy(logits[1, :2], targets[1, :2]).item()]
+    assert FrameLoss()(logits, targets).tolist() == pytest.approx(expected)
+    right = logits[1, :2].argmax(dim=1) == 1
+    assert FrameLoss().score(logits, targets)[1].item() == right.float().mean().item()

@@ -83,7 +83,14 @@ class ValueScores:
     metrics: dict[str, float]  # mae, rmse, median_mae, clips
 
 
-AnyScores = ClassificationScores | MultiLabelScores | ValueScores
+@dataclass(frozen=True, kw_only=True)
+class FrameScores:
+    """Scores of labels per frame over all clips."""
+
+    metrics: dict[str, float]  # those of segments.dense_scores; majority (frames of the commonest label), clips
+
+
+AnyScores = ClassificationScores | MultiLabelScores | ValueScores | FrameScores
 
 
 def by_label(scores: AnyScores) -> tuple[str, dict[str, float]]:
@@ -93,7 +100,7 @@ def by_label(scores: AnyScores) -> tuple[str, dict[str, float]]:
             return "recall", scores.recall
         case MultiLabelScores():
             return "average precision", scores.average_precision
-        case ValueScores():
+        case ValueScores() | FrameScores():
             return "", {}
 
 

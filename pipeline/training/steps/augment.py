@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -76,6 +77,11 @@ def augment_stored(array: Tensor, config: AugmentationConfig, *, seed: int) -> T
         spread = features.std(dim=(0, *range(2, features.ndim)), keepdim=True, correction=0)
         array = (features + config.feature_noise * spread * torch.randn(features.shape, generator=generator)).to(array.dtype)
     return array
+
+
+def augment_targets(targets: Sequence[int], config: AugmentationConfig, *, seed: int) -> list[int]:
+    """The targets of the frames that ``augment_stored`` chooses with the same seed."""
+    return [targets[i] for i in chosen_frames(len(targets), config, torch.Generator().manual_seed(seed))]
 
 
 def chosen_frames(count: int, config: AugmentationConfig, generator: torch.Generator) -> list[int]:

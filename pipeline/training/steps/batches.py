@@ -16,8 +16,9 @@ from torch.utils.data import WeightedRandomSampler
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
 from reelscribe.pipeline.predictor import pad
 from reelscribe.pipeline.training.data import ClipSet, stable_seed
-from reelscribe.pipeline.training.steps.augment import augment_stored
-from reelscribe.pipeline.training.steps.losses import balanced_weights
+from reelscribe.pipeline.training.steps.augment import augment_stored, augment_targets
+from reelscribe.pipeline.training.steps.losses import IGNORED, balanced_weights
+from reelscribe.pipeline.training.tasks import Target
 
 
 class Draw(NamedTuple):
@@ -77,12 +78,24 @@ class Batches:
 
     def array(self, epoch: int, draw: Draw) -> Tensor:
         """The clip in one of its views, changed at random: (T, ...)."""
-        view = (stable_seed(self.seed, "view", epoch, draw.clip) + draw.repeat) % len(self.clips.files[draw.clip])
-        return augment_stored(self.clips.array(draw.clip, view), self.augmentation, seed=stable_seed(self.seed, "stored", epoch, *draw))
+        array = self.clips.array(draw.clip, self._view(epoch, draw))
+        return augment_stored(array, self.augmentation, seed=stable_seed(self.seed, "stored", epoch, *draw))
+
+    def targets(self, epoch: int, draws: Sequence[Draw]) -> Tensor:
+        """Those of ``array`` of each: one (B, ...) a clip, or one a frame (B, T) with IGNORED after the last."""
+        targets = [self.clips.targets[draw.clip] for draw in draws]
+        if not per_frame(targets):
+            return torch.tensor(targets)
+        views = [cast("tuple[tuple[int, ...], ...]", target)[self._view(epoch, draw)] for target, draw in zip(targets, draws, strict=True)]
+        seeds = [stable_seed(self.seed, "stored", epoch, *draw) for draw in draws]
+        return pad_targets([augment_targets(view, self.augmentation, seed=seed) for view, seed in zip(views, seeds, strict=True)])
+
+    def _view(self, epoch: int, draw: Draw) -> int:
+        return (stable_seed(self.seed, "view", epoch, draw.clip) + draw.repeat) % len(self.clips.files[draw.clip])
 
     def load(self, epoch: int, step: int, draws: Sequence[Draw], rows: range) -> Batch:
         """These rows of a global batch."""
-        targets = torch.tensor([self.clips.targets[draw.clip] for draw in draws])
+        targets = self.targets(epoch, draws)
         if self.training.mixup:
             arrays, targets = self._mixed(epoch, step, draws, rows, targets)
         else:
@@ -103,6 +116,16 @@ class Batches:
             [blend(arrays[row], arrays[int(others[row])], float(shares[row])) for row in rows],
             weights * blended + (1 - weights) * blended[others],
         )
+
+
+def per_frame(targets: Sequence[Target]) -> bool:
+    """Whether these are, for each view, the classes of its frames."""
+    return isinstance(targets[0], tuple) and isinstance(targets[0][0], tuple)
+
+
+def pad_targets(targets: Sequence[Sequence[int]]) -> Tensor:
+    """Classes of the frames of clips of any length: (B, T)."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(one) for one in targets], batch_first=True, padding_value=IGNORED)
 
 
 def blend(first: Tensor, second: Tensor, share: float) -> Tensor:

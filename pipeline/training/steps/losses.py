@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
+IGNORED = -100  # a target past the end of a clip
+
 
 class Loss(ABC):
     """What the loop needs to know of a task."""
@@ -71,6 +73,26 @@ class ValueLoss(Loss):
     def score(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The absolute error, in the unit of the values."""
         return (logits[:, 0].float() * self.deviation + self.mean - targets).abs()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameLoss(Loss):
+    """Cross-entropy of each frame, mean over the frames of the clip; frames whose target is IGNORED do not count."""
+
+    label_smoothing: float = 0.0
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits (B, T, C) against class indices (B, T or more) -> losses (B,)."""
+        targets = targets[:, : logits.shape[1]]
+        losses = cross_entropy(
+            logits.float().transpose(1, 2), targets, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        return losses.sum(dim=1) / (targets != IGNORED).sum(dim=1)
+
+    def score(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The share of frames whose class is right."""
+        targets = targets[:, : logits.shape[1]]
+        return (logits.argmax(dim=2) == targets).sum(dim=1) / (targets != IGNORED).sum(dim=1)
 
 
 def balanced_weights(targets: Sequence[int], num_classes: int) -> Tensor:
