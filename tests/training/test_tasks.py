@@ -158,7 +158,7 @@ def test_a_labelling_job_refuses_what_its_rows_cannot_hold(learnt: Callable[[Tas
 @pytest.mark.parametrize(
     ("task", "training", "words"),
     [
-        ("value", {}, r"training\.label_smoothing=0\.1 is for single_label or multi_label; with task=value set it to 0\.0"),
+        ("value", {}, r"training\.label_smoothing=0\.1 is for single_label or multi_label or dense; with task=value set it to 0\.0"),
         ("value", {"label_smoothing": 0, "class_weights": "balanced"}, r'class_weights=balanced is for single_label; .* set it to "none"'),
         ("multi_label", {"balanced_sampling": True}, r"balanced_sampling=True is for single_label"),
         (
