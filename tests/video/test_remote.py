@@ -12,11 +12,11 @@ from range_server import RangeServer, serve
 
 from reelscribe.pipeline.errors import NetworkError, NotAVideoError, VideoError, VideoNotFoundError, VideoPermissionError
 from reelscribe.pipeline.sampling import KeyframeSampling, UniformSampling
-from reelscribe.pipeline.video import remote
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip
 from reelscribe.pipeline.video.containers.probe import scan
 from reelscribe.pipeline.video.readers.chain import read_frames
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
+from reelscribe.pipeline.video.sources import remote
 from reelscribe.pipeline.video.sources.http_store import HttpStore
 from reelscribe.pipeline.video.sources.local import digest
 from reelscribe.pipeline.video.sources.source import content_digest
