@@ -66,9 +66,9 @@ def test_strangers_are_refused(s3: str) -> None:
     open_before = scan("s3://videos/large.mp4")
     allow_unchecked_requests(s3, 0)
     try:
-        with pytest.raises(VideoPermissionError, match="ACCESS_DENIED"):
+        with pytest.raises(VideoPermissionError, match="the store refuses"):
             read_clip(request("s3://videos/large.mp4"))
-        with pytest.raises(VideoPermissionError, match="ACCESS_DENIED"):  # credentials that end in the middle
+        with pytest.raises(VideoPermissionError, match="the store refuses"):  # credentials that end in the middle
             read_frames(open_before, [20.0])
     finally:
         allow_unchecked_requests(s3, 1_000_000)
