@@ -50,35 +50,21 @@ class RecognizerState(NamedTuple):
         return cls(**{field: tuple(tensors[f"{field}.{i}"] for i in range(len(found))) for field, found in names.items()})
 
 
-class GridFlatten(nn.Module):
-    """One vector a frame from all cells of a grid in their places."""
+class GridVector(nn.Module):
+    """One vector a frame: from all ``cells`` of a grid in their places, or from the mean and the maximum over them, wherever they are."""
 
-    def __init__(self, channels: int, cells: int, out_features: int) -> None:
+    def __init__(self, channels: int, cells: int, out_features: int, *, pooled: bool) -> None:
         super().__init__()
+        self.pooled = pooled
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
-        self.linear = nn.Linear(channels * cells, out_features)
-        self.norm = nn.LayerNorm(out_features)
-
-    def forward(self, grid: Tensor) -> Tensor:
-        """(B, T, C, h, w) -> (B, T, out_features)."""
-        flat = torch.relu(grid + self.bias).flatten(2)  # (B, T, C * h * w)
-        out: Tensor = self.norm(self.linear(flat))
-        return out
-
-
-class GridPool(nn.Module):
-    """One vector a frame from the mean and the maximum over all cells: what there is, wherever it is."""
-
-    def __init__(self, channels: int, out_features: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
-        self.linear = nn.Linear(2 * channels, out_features)
+        self.linear = nn.Linear(channels * (2 if pooled else cells), out_features)
         self.norm = nn.LayerNorm(out_features)
 
     def forward(self, grid: Tensor) -> Tensor:
         """(B, T, C, h, w) -> (B, T, out_features)."""
         cells = torch.relu(grid + self.bias).flatten(3)  # (B, T, C, h * w)
-        out: Tensor = self.norm(self.linear(torch.cat((cells.mean(3), cells.amax(3)), 2)))
+        flat = torch.cat((cells.mean(3), cells.amax(3)), 2) if self.pooled else cells.flatten(2)  # (B, T, 2 C or C * h * w)
+        out: Tensor = self.norm(self.linear(flat))
         return out
 
 
@@ -152,7 +138,7 @@ class Recognizer(nn.Module):
         )
         kept = projection if spatial else channels
         cells = self.grid_size[0] * self.grid_size[1]
-        self.flatten = GridFlatten(kept, cells, hidden_size) if pooling == "none" else GridPool(kept, hidden_size)
+        self.flatten = GridVector(kept, cells, hidden_size, pooled=pooling == "mean_max")
         self.readout = build_readout(readout, hidden_size)
         self.output_dropout = SequenceDropout(dropout)
         self.classifier = nn.Linear(hidden_size, num_classes)

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 
+from loopback import running
+
 
 @dataclass
 class FaultProxy:
@@ -64,17 +66,8 @@ def between(server: str) -> Iterator[FaultProxy]:
                 if state.stop.wait(len(piece) / state.bytes_per_s):
                     return
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as proxy:
-        proxy.daemon_threads = True
-        state.address = f"http://127.0.0.1:{proxy.server_address[1]}"
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield state
-        finally:
-            state.stop.set()
-            proxy.shutdown()
-            thread.join()
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as proxy, running(proxy, state.stop) as state.address:
+        yield state
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
