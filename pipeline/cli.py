@@ -33,6 +33,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Decode processes; 0 is one per core. On Ray the cluster's CPUs decide.")]
 Timeout = Annotated[float, typer.Option(min=0.1, max=86400, help="Seconds that decoding one video may take.")]
 Memory = Annotated[int, typer.Option(min=64, help="MB that decoding one video may take.")]
+Truncated = Annotated[
+    Literal["fail", "use"], typer.Option(help="A cut or damaged video is a failure, or the frames that decode of it are used.")
+]
+Reader = Annotated[
+    Literal["auto", "decord", "opencv", "pyav", "torchcodec"],
+    typer.Option("--backend", help="Decoding library; auto takes the one that is exact for the file, and falls back to the next."),
+]
+WindowsText = Annotated[
+    str, typer.Option("--windows", metavar="LENGTH[/STEP]", help="Label windows of a long video: 10s, or 10s/5s for one every 5 s.")
+]
 Seeds = Annotated[str, typer.Option(help="Train with each of these seeds, e.g. 0,1,2; registers nothing.")]
 Why = Annotated[str, typer.Option(help="A word on the reason, kept in the history.")]
 DEFAULT_OUTPUT = "runs"  # as in config.Config
@@ -100,6 +110,8 @@ def evaluate(
     workers: Workers = 0,
     timeout: Timeout = 60.0,
     memory_mb: Memory = 2048,
+    backend: Reader = "auto",
+    truncated: Truncated = "fail",
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
@@ -114,7 +126,7 @@ def evaluate(
         split=split,
         tracking=_tracking(tracking_uri),
         device=device,
-        decode=DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb),
+        decode=DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated),
         shuffle_seed=shuffle_frames,
         progress=console.progress,
     )
@@ -125,10 +137,13 @@ def evaluate(
 def predict(
     model: Model,
     videos: Annotated[list[str], typer.Argument(help="Video files, folders, quoted globs or label files.")],
+    windows: WindowsText = "",
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
     memory_mb: Memory = 2048,
+    backend: Reader = "auto",
+    truncated: Truncated = "fail",
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
@@ -136,9 +151,13 @@ def predict(
     from reelscribe.pipeline import show
     from reelscribe.pipeline.config import DecodeConfig
     from reelscribe.pipeline.labeling.predict import predict_videos
+    from reelscribe.pipeline.sampling import Windows
 
-    decode = DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb)
-    show.predictions(predict_videos(model, videos, tracking=_tracking(tracking_uri), device=device, decode=decode), as_json=json)
+    decode = DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated)
+    answers = predict_videos(
+        model, videos, tracking=_tracking(tracking_uri), device=device, decode=decode, windows=Windows.parse(windows) if windows else None
+    )
+    show.predictions(answers, as_json=json)
 
 
 @app.command(epilog="Example: reelscribe label models:/gestures@champion videos/ --out labels/")
@@ -148,10 +167,13 @@ def label(
     out: Annotated[Path, typer.Option(help="Folder for labels/, failures/, job.json and report.html.")],
     engine: Annotated[Literal["local", "ray"], typer.Option(help="This process and its decode workers, or Ray.")] = "local",
     address: Annotated[str, typer.Option(help="Ray cluster for --engine ray: auto or HOST:PORT; empty starts one here.")] = "",
+    windows: WindowsText = "",
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
     memory_mb: Memory = 2048,
+    backend: Reader = "auto",
+    truncated: Truncated = "fail",
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
@@ -162,6 +184,7 @@ def label(
     from reelscribe.pipeline import console, show
     from reelscribe.pipeline.config import DecodeConfig
     from reelscribe.pipeline.labeling.launch import label_videos
+    from reelscribe.pipeline.sampling import Windows
 
     if address and engine == "local":
         raise UsageError("--address is for --engine ray; give both, or neither")
@@ -171,8 +194,9 @@ def label(
         out=out,
         engine=engine,
         address=address,
+        windows=Windows.parse(windows) if windows else None,
         device=device,
-        decode=DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb),
+        decode=DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated),
         tracking=_tracking(tracking_uri),
         progress=console.progress,
     )

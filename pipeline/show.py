@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.console import print_json, print_table, say
-from reelscribe.pipeline.errors import VideoError
+from reelscribe.pipeline.labeling.stages import Failed
 from reelscribe.pipeline.tracking.uri import redact
 
 if TYPE_CHECKING:
@@ -258,18 +258,19 @@ def predictions(answers: list[Answer], *, as_json: bool) -> None:
         return
     rows: list[tuple[str, str, str]] = []
     for answer in answers:
-        if isinstance(answer.outcome, VideoError):
-            rows.append((answer.uri, answer.outcome.failure, f"{answer.outcome}; {answer.outcome.advice}"))
-        else:
-            rows.append((answer.uri, *_in_words(answer.outcome)))
+        video, outcome = answer.video, answer.outcome
+        name = video.uri if video.window is None else f"{video.uri} {video.start_s:.2f} s to {video.end_s:.2f} s"
+        rows.append((name, *_in_words(outcome)))
     print_table(["video", "answer", "then"], rows)
 
 
-def _in_words(found: AnyPrediction) -> tuple[str, str]:
-    """What the model says, and what it would say next."""
+def _in_words(found: AnyPrediction | Failed) -> tuple[str, str]:
+    """What the model says, and what it would say next; of a failure its class and what to do."""
     from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
     match found:
+        case Failed():
+            return found.failure, f"{found.cause}; {found.advice}"
         case Prediction():
             doubt = " (below the threshold)" if found.accepted is False else ""
             return f"{found.label} {found.confidence:.3f}{doubt}", _probabilities(found.top_k[1:3])
@@ -363,10 +364,12 @@ def _aliases(aliases: Mapping[str, int]) -> str:
 def _answer(answer: Answer) -> dict[str, Any]:
     from reelscribe.pipeline.predictor import LabelsPrediction, Prediction
 
-    if isinstance(answer.outcome, VideoError):
-        error = answer.outcome
-        return {"uri": answer.uri, "failure": error.failure, "cause": str(error), "advice": error.advice}
-    facts = {"uri": answer.uri, **_prediction(answer.outcome)}
+    video = answer.video
+    part = {} if video.window is None else {"window": video.window, "start_s": video.start_s, "end_s": video.end_s}
+    if isinstance(answer.outcome, Failed):
+        failed = answer.outcome
+        return {"uri": video.uri, **part, "failure": failed.failure, "cause": failed.cause, "advice": failed.advice}
+    facts = {"uri": video.uri, **part, **_prediction(answer.outcome)}
     if isinstance(answer.outcome, Prediction):
         facts["accepted"] = answer.outcome.accepted
     if isinstance(answer.outcome, Prediction | LabelsPrediction):

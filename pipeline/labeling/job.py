@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -24,8 +24,10 @@ from reelscribe.pipeline.labeling.record import Counts, Engine, JobRecord, Machi
 from reelscribe.pipeline.labeling.schema import SCHEMA_VERSION
 from reelscribe.pipeline.labeling.stages import DecodeStage, Labelled, Outcome, PredictStage
 from reelscribe.pipeline.labeling.store import Plan, Shard, ShardMark, ShardStore, open_store
+from reelscribe.pipeline.sampling import Windows
 
 SHARD_SIZE = 128  # rows committed together: what a killed job does again at most, for each shard it had open
+WINDOWED_SHARD_SIZE = 8  # of videos that may be hours long
 
 
 class ModelIdentity(Protocol):
@@ -50,7 +52,8 @@ class ModelIdentity(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a job is. ``done`` counts labels and failures, those of earlier sessions too."""
+    """How far a job is. ``done`` counts labels and failures, those of earlier sessions too; ``total`` those to come, as far as known:
+    how many windows a video has shows when it is opened."""
 
     done: int
     failed: int
@@ -65,7 +68,7 @@ class JobSummary:
     job_id: str
     out: Path
     engine: Engine
-    total: int
+    total: int  # rows of the two tables
     labelled: int
     failed: int
     failed_by_class: dict[str, int]
@@ -86,10 +89,13 @@ def run_job(
     decode: DecodeConfig | None = None,
     device: str = "auto",
     cluster_address: str = "",
-    shard_size: int = SHARD_SIZE,
+    windows: Windows | None = None,
+    shard_size: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> JobSummary:
     """Label ``videos`` (columns video_id, uri, start_s, end_s) into the folder ``out``; goes on where the same job stopped.
+
+    With ``windows``, each window of a video has its own row.
 
     Files under ``out`` itself are no input, so it may lie inside the folder that is labelled.
     ``cluster_address`` is for the engine ``ray``: empty starts a cluster on this machine. A job that goes on keeps its first
@@ -100,7 +106,8 @@ def run_job(
     started = time.monotonic()
     session = Session(started=datetime.now(UTC), engine=engine, device=device, decode=decode, machine=_machine())
     with open_store(out) as store:
-        job = store.begin(_new_job(bundle, identity, decode, shard_size))
+        shard_size = shard_size or (SHARD_SIZE if windows is None else WINDOWED_SHARD_SIZE)
+        job = store.begin(_new_job(bundle, identity, decode, windows, shard_size))
         plan = store.plan(_outside(videos, out), job)
         marks = store.committed()
         pending = [shard for shard in plan.shards if shard.number not in marks]
@@ -110,11 +117,29 @@ def run_job(
             store.write_job(job)
             clock = Clock()
             if pending:
-                with closing(_outcomes(bundle, session, cluster_address, plan, pending, clock)) as outcomes:
+                with closing(_outcomes(bundle, session, windows, cluster_address, plan, pending, clock)) as outcomes:
                     work.consume(outcomes, on_progress)
             job = work.finish(clock if engine == "local" else None)
             store.write_job(job)
     return work.summary(job, out, time.monotonic() - started)
+
+
+@dataclass(kw_only=True)
+class _OpenShard:
+    """Outcomes of a shard that is not complete yet."""
+
+    missing: int  # outcomes to come, as far as known: one for each row that has not come, all windows of one that has
+    outcomes: list[Outcome] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)  # positions
+
+    def add(self, outcome: Outcome) -> int:
+        """Take an outcome; returns how many more than one are now known to come of its row."""
+        video = outcome.video
+        more = 0 if video.position in self.seen else video.num_windows - 1
+        self.seen.add(video.position)
+        self.outcomes.append(outcome)
+        self.missing += more - 1
+        return more
 
 
 class _Work:
@@ -128,19 +153,20 @@ class _Work:
         self.started = started
         self.resumed = sum(mark.labelled + mark.failed for mark in marks.values())
         self.finished = 0
+        self.total = job.counts.total
         self.failed = sum(mark.failed for mark in marks.values())
         self.first_outcome_s: float | None = None
 
     def consume(self, outcomes: Iterable[Outcome], on_progress: Callable[[Progress], None] | None) -> None:
         """Commit all outcomes. Open shards are held in memory: as many as the engine works on at the same time."""
         trace = self.job.trace()
-        waiting: dict[int, list[Outcome]] = {}
+        waiting: dict[int, _OpenShard] = {}
         for outcome in outcomes:
             shard = self.plan.shard_of(outcome.video.position)
-            rows = waiting.setdefault(shard.number, [])
-            rows.append(outcome)
-            if len(rows) == shard.stop - shard.start:
-                self.marks[shard.number] = self.store.commit(shard, waiting.pop(shard.number), trace)
+            rows = waiting.setdefault(shard.number, _OpenShard(missing=shard.stop - shard.start))
+            self.total += rows.add(outcome)
+            if not rows.missing:
+                self.marks[shard.number] = self.store.commit(shard, waiting.pop(shard.number).outcomes, trace)
             self._count(outcome)
             if on_progress is not None:
                 on_progress(self._progress())
@@ -178,10 +204,10 @@ class _Work:
         self.failed += not isinstance(outcome.result, Labelled)
 
     def _progress(self) -> Progress:
-        total, done = self.plan.inputs.num_rows, self.resumed + self.finished
+        done = self.resumed + self.finished
         working = time.monotonic() - self.started - (self.first_outcome_s or 0.0)
-        left = (total - done) * working / (self.finished - 1) if self.finished > 1 else None
-        return Progress(done=done, failed=self.failed, total=total, seconds_left=left)
+        left = (self.total - done) * working / (self.finished - 1) if self.finished > 1 else None
+        return Progress(done=done, failed=self.failed, total=self.total, seconds_left=left)
 
     def summary(self, job: JobRecord, out: Path, seconds: float) -> JobSummary:
         """What to tell of the finished job."""
@@ -210,23 +236,29 @@ def _outside(videos: pa.Table, out: Path) -> pa.Table:
 
 
 def _outcomes(
-    bundle: ModelBundle, session: Session, cluster_address: str, plan: Plan, pending: Sequence[Shard], clock: Clock
+    bundle: ModelBundle,
+    session: Session,
+    windows: Windows | None,
+    cluster_address: str,
+    plan: Plan,
+    pending: Sequence[Shard],
+    clock: Clock,
 ) -> Generator[Outcome]:
-    """One outcome per row of the pending shards, in any order, from the session's engine."""
+    """The outcomes of the pending shards, in any order, from the session's engine."""
     backend, limits, workers = session.decode.backend, session.decode.limits, session.decode.num_workers
     predict = PredictStage(bundle, device=session.device)
     if session.engine == "local":
-        decode = DecodeStage(bundle, backend=backend, limits=limits, workers=workers)
+        decode = DecodeStage(bundle, backend=backend, limits=limits, workers=workers, windows=windows)
         return label_locally(plan.videos(pending), decode, predict, clock)
     from reelscribe.pipeline.labeling.ray_launch import label_on_ray
 
-    decode = DecodeStage(bundle, backend=backend, limits=limits, workers=1)
+    decode = DecodeStage(bundle, backend=backend, limits=limits, workers=1, windows=windows)
     return label_on_ray(
         plan.videos(pending), decode, predict, num_videos=sum(shard.stop - shard.start for shard in pending), address=cluster_address
     )
 
 
-def _new_job(bundle: ModelBundle, identity: ModelIdentity, decode: DecodeConfig, shard_size: int) -> JobRecord:
+def _new_job(bundle: ModelBundle, identity: ModelIdentity, decode: DecodeConfig, windows: Windows | None, shard_size: int) -> JobRecord:
     """The record of a job that starts now."""
     spec = bundle.spec.model_dump(mode="json")
     model = {
@@ -243,6 +275,7 @@ def _new_job(bundle: ModelBundle, identity: ModelIdentity, decode: DecodeConfig,
             "schema_version": SCHEMA_VERSION,
             **model,
             **{key: spec[key] for key in ("task", "labels", "model", "sampling", "transform", "temperature")},
+            "windows": windows and windows.model_dump(mode="json"),
             "decode": {"backend": decode.backend},
         },
         model=model
@@ -257,9 +290,11 @@ def _counts(plan: Plan, marks: Iterable[ShardMark]) -> Counts:
     by_class: Counter[str] = Counter()
     for mark in marks:
         by_class.update(mark.failed_by_class)
+    committed = {mark.shard for mark in marks}
+    labelled = sum(mark.labelled for mark in marks)
     return Counts(
-        total=plan.inputs.num_rows,
-        labelled=sum(mark.labelled for mark in marks),
+        total=labelled + by_class.total() + sum(shard.stop - shard.start for shard in plan.shards if shard.number not in committed),
+        labelled=labelled,
         failed=by_class.total(),
         failed_by_class=dict(by_class.most_common()),
         labelled_video_s=sum(mark.labelled_video_s for mark in marks),

@@ -11,6 +11,7 @@ from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.labeling.job import JobSummary, Progress, run_job
 from reelscribe.pipeline.manifest import list_videos
 from reelscribe.pipeline.report.page import write_job_report
+from reelscribe.pipeline.sampling import Windows
 from reelscribe.pipeline.tracking.registry import fetch_model
 
 
@@ -25,6 +26,7 @@ def label_videos(
     decode: DecodeConfig,
     tracking: str,
     progress: OpenProgress,
+    windows: Windows | None = None,
 ) -> JobSummary:
     """Fetch the model, list the input, run the job, write ``report.html``."""
     table = list_videos(videos)
@@ -45,6 +47,7 @@ def label_videos(
             decode=decode,
             device=device,
             cluster_address=address,
+            windows=windows,
             on_progress=on_progress,
         )
     write_job_report(out, decode=decode)

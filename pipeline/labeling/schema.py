@@ -1,7 +1,8 @@
 """The two tables a labelling job leaves: typed, versioned, each field explained in the Parquet file itself.
 
-Every row of a job's input ends as exactly one row in one of them. ``explain(LABELS)`` gives the fields as text; in a Parquet file the
-same words stand in each field's metadata under ``meaning``, and the version in the schema's metadata under ``reelscribe.schema_version``.
+Every row of a job's input, or every window of it, ends as exactly one row in one of them. ``explain(LABELS)`` gives the fields as text; in
+a Parquet file the same words stand in each field's metadata under ``meaning``, and the version in the schema's under
+``reelscribe.schema_version``.
 
 Adding a nullable column keeps the version; renaming, retyping or dropping one, or changing what a column means, raises it.
 """
@@ -31,11 +32,15 @@ def _schema(table: str, fields: list[pa.Field[Any]]) -> pa.Schema:
     return pa.schema(fields, metadata={"reelscribe.table": table, "reelscribe.schema_version": str(SCHEMA_VERSION)})
 
 
-_INPUT = [
+_ROW = [
     _field("video_id", pa.string(), "name of the row in the input; unique in the job"),
     _field("uri", pa.string(), "the file: an absolute path or a URI"),
     _field("start_s", pa.float64(), "start of the clip asked for, seconds from the first frame; null is the first frame", nullable=True),
     _field("end_s", pa.float64(), "end of the clip asked for, seconds from the first frame; null is the end of the video", nullable=True),
+]
+_INPUT = [
+    *_ROW,
+    _field("window", pa.int64(), "place among the windows of the row of the input, from 0; null for a whole row", nullable=True),
 ]
 
 LABELS = _schema(
@@ -110,7 +115,7 @@ def explain(schema: pa.Schema) -> str:
 
 def _input_columns(outcome: Outcome) -> dict[str, Any]:
     video = outcome.video
-    return {"video_id": video.video_id, "uri": video.uri, "start_s": video.start_s, "end_s": video.end_s}
+    return {"video_id": video.video_id, "uri": video.uri, "start_s": video.start_s, "end_s": video.end_s, "window": video.window}
 
 
 def _label_row(outcome: Outcome, result: Labelled, trace: Trace) -> dict[str, Any]:

@@ -3,19 +3,21 @@
     Video -> DecodeStage -> Decoded -> PredictStage -> Outcome
 
 A stage is set up once per worker and then called with one batch after another. A video that cannot be used travels on as a value;
-neither stage ever raises for one.
+neither stage ever raises for one. Where a job labels windows, decoding makes of one video as many as it has windows.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reelscribe.pipeline.bundle import ModelBundle
-from reelscribe.pipeline.errors import ModelError, VideoError
+from reelscribe.pipeline.errors import ModelError, VideoError, VideoTooShortError
+from reelscribe.pipeline.sampling import UniformSampling, Windows, plan_windows
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import Backend, DecodeLimits
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Video:
-    """One row of the input."""
+    """One row of the input, or one window of it."""
 
     position: int  # place in the job's input, from 0
     video_id: str
     uri: str
     start_s: float | None
     end_s: float | None
+    window: int | None = None  # place among the windows of its row, from 0; None for a whole row
+    num_windows: int = 1  # of its row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,18 +89,30 @@ class Outcome:
     result: Labelled | Failed
     unix_time_s: float
 
+    @property
+    def labelled_s(self) -> float:
+        """Seconds of video that the label speaks of; 0 for a failure."""
+        if isinstance(self.result, Failed):
+            return 0.0
+        end_s = self.result.duration_s if self.video.end_s is None else min(self.video.end_s, self.result.duration_s)
+        return end_s - (self.video.start_s or 0.0)
+
 
 class DecodeStage:
     """Videos to frames, in sandboxed processes that a bad file cannot take down.
 
-    ``workers`` decode processes; outputs come in order of completion.
+    ``workers`` decode processes; outputs come in order of completion. With ``windows``, a video gives one output for each of its
+    windows; one that cannot be opened gives one.
     """
 
-    def __init__(self, bundle: ModelBundle, *, backend: Backend, limits: DecodeLimits, workers: int) -> None:
+    def __init__(
+        self, bundle: ModelBundle, *, backend: Backend, limits: DecodeLimits, workers: int, windows: Windows | None = None
+    ) -> None:
         self.bundle = bundle
         self.backend = backend
         self.limits = limits
         self.workers = workers
+        self.windows = windows
         self._pool: DecodePool | None = None
 
     def setup(self) -> None:
@@ -107,8 +123,13 @@ class DecodeStage:
         """Decode a batch of any length; it is read only as far ahead as the processes need."""
         if self._pool is None:
             raise RuntimeError("DecodeStage was called before setup()")
-        for video, clip in self._pool.map((video, self._request(video)) for video in videos):
+        unopened: deque[Decoded] = deque()
+        wanted = videos if self.windows is None else self._cut(self._pool, videos, self.windows, unopened)
+        for video, clip in self._pool.map((video, self._request(video)) for video in wanted):
+            while unopened:
+                yield unopened.popleft()
             yield Decoded(video=video, clip=Failed.of(clip) if isinstance(clip, VideoError) else clip)
+        yield from unopened
 
     def teardown(self) -> None:
         """Stop the decode processes."""
@@ -116,8 +137,31 @@ class DecodeStage:
             self._pool.__exit__(None, None, None)
             self._pool = None
 
+    def _cut(self, pool: DecodePool, videos: Iterable[Video], windows: Windows, unopened: deque[Decoded]) -> Iterator[Video]:
+        """Each window of each video. How long a video is, its first frame tells; one without goes to ``unopened``."""
+        for video, first in pool.map((video, self._first_frame(video)) for video in videos):
+            parts = first if isinstance(first, VideoError) else _windows_of(video, first.info.duration_s, windows)
+            if isinstance(parts, VideoError):
+                unopened.append(Decoded(video=video, clip=Failed.of(parts)))
+            else:
+                yield from parts
+
+    def _first_frame(self, video: Video) -> ClipRequest:
+        whole = self._request(video)
+        return replace(whole, start_s=None, end_s=None, sampling=UniformSampling(num_frames=1), digest=False)
+
     def _request(self, video: Video) -> ClipRequest:
         return self.bundle.request(video.uri, video.start_s, video.end_s, backend=self.backend)
+
+
+def _windows_of(video: Video, duration_s: float, windows: Windows) -> list[Video] | VideoTooShortError:
+    """The windows of one row, whose own times may cut it out of a longer file; the failure where these lie outside the file."""
+    try:
+        end_s = duration_s if video.end_s is None else min(duration_s, video.end_s)
+        spans = plan_windows(windows, start_s=video.start_s or 0.0, end_s=end_s)
+    except VideoTooShortError as error:
+        return VideoTooShortError(f"{video.uri}: {error}; the video has {duration_s:.3f} s")
+    return [replace(video, start_s=start_s, end_s=end_s, window=i, num_windows=len(spans)) for i, (start_s, end_s) in enumerate(spans)]
 
 
 class PredictStage:

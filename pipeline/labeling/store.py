@@ -135,9 +135,11 @@ class ShardStore:
         return marks
 
     def commit(self, shard: Shard, outcomes: Sequence[Outcome], trace: Trace) -> ShardMark:
-        """Write a shard: its labels, its failures, then the marker. ``outcomes``: exactly its rows, in any order."""
-        ordered = sorted(outcomes, key=lambda outcome: outcome.video.position)
-        if [outcome.video.position for outcome in ordered] != list(range(shard.start, shard.stop)):
+        """Write a shard: its labels, its failures, then the marker. ``outcomes``: its rows, all their windows, in any order."""
+        ordered = sorted(outcomes, key=lambda outcome: (outcome.video.position, outcome.video.window or 0))
+        got = [(outcome.video.position, outcome.video.window or 0) for outcome in ordered]
+        num_windows = {outcome.video.position: outcome.video.num_windows for outcome in ordered}
+        if got != [(position, i) for position in range(shard.start, shard.stop) for i in range(num_windows.get(position, 1))]:
             raise ValueError(f"shard {shard.number} is rows {shard.start} to {shard.stop - 1}, got {len(ordered)} other outcomes")
         labels, failures = _parquet(labels_table(ordered, trace)), _parquet(failures_table(ordered, trace))
         failed = Counter(o.result.failure for o in ordered if not isinstance(o.result, Labelled))
@@ -146,7 +148,7 @@ class ShardStore:
             labelled=len(ordered) - failed.total(),
             failed=failed.total(),
             failed_by_class=dict(failed),
-            labelled_video_s=sum(o.result.duration_s for o in ordered if isinstance(o.result, Labelled)),
+            labelled_video_s=sum(o.labelled_s for o in ordered),
             labels_bytes=len(labels),
             failures_bytes=len(failures),
         )

@@ -51,7 +51,7 @@ class Results:
 
     labelled: int
     failed: int
-    video_s: float  # length of all labelled videos together
+    video_s: float  # length of all that is labelled, together
     by_label: tuple[tuple[str, int], ...]  # most frequent first
     confidence_bins: tuple[int, ...]  # of equal width from 0 to 1
     mean_confidence: float | None
@@ -66,13 +66,14 @@ def read_results(out: Path, *, max_videos: int) -> Results:
     bins = np.zeros(CONFIDENCE_BINS, dtype=np.int64)
     least: npt.NDArray[np.float64] = np.empty(0)
     total_confidence = video_s = 0.0
-    for batch in _batches(out / "labels", ["label", "confidence", "duration_s"]):
+    for batch in _batches(out / "labels", ["label", "confidence", "start_s", "end_s", "duration_s"]):
         confidence = batch["confidence"].to_numpy(zero_copy_only=False)
         by_label.update(batch["label"].to_pylist())
         bins += np.histogram(confidence, bins=edges)[0]
         least = np.sort(np.concatenate([least, confidence]))[:max_videos]
         total_confidence += float(confidence.sum())
-        video_s += pc.sum(batch["duration_s"]).as_py() or 0.0
+        ends_s = pc.min_element_wise(batch["end_s"], batch["duration_s"])  # without the nulls
+        video_s += pc.sum(pc.subtract(ends_s, pc.coalesce(batch["start_s"], 0.0))).as_py() or 0.0
     failures = _read_failures(out / "failures")
     labelled = by_label.total()
     return Results(

@@ -17,6 +17,7 @@ from reelscribe.pipeline.errors import ManifestError, UsageError
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.labeling.launch import label_videos
 from reelscribe.pipeline.labeling.predict import Answer, predict_videos
+from reelscribe.pipeline.labeling.stages import Video
 from reelscribe.pipeline.manifest import MANIFEST_SCHEMA, TASK_FIELDS
 from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, ValuePrediction
 from reelscribe.pipeline.show import evaluation as show_evaluation
@@ -121,9 +122,10 @@ def test_predictions_are_those_of_the_evaluation(learnt: Callable[[Task], Traini
 
 def test_what_is_shown_of_each_task(learnt: Callable[[Task], TrainingResult], capsys: pytest.CaptureFixture[str]) -> None:
     said: dict[str, list[str]] = {}
+    video = Video(position=0, video_id="a", uri="a.mp4", start_s=None, end_s=None)
     for task in ("multi_label", "value"):
         result = learnt(task)
-        answers = [Answer(uri="a.mp4", outcome=next(iter(result.evaluation.predictions.values())))]
+        answers = [Answer(video=video, outcome=next(iter(result.evaluation.predictions.values())))]
         capsys.readouterr()
         for as_json in (False, True):
             show_training(result, as_json=as_json)
