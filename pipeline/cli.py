@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 registry = typer.Typer(no_args_is_help=True, help="Ask the model registry, and move its aliases.")
 app.add_typer(registry, name="registry")
+job = typer.Typer(no_args_is_help=True, help="Look at labelling jobs.")
+app.add_typer(job, name="job")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a model folder.")]
@@ -148,7 +150,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Print the labels of a few videos."""
-    from reelscribe.pipeline import show
+    from reelscribe.pipeline import show_labels
     from reelscribe.pipeline.config import DecodeConfig
     from reelscribe.pipeline.labeling.predict import predict_videos
     from reelscribe.pipeline.sampling import Windows
@@ -157,17 +159,26 @@ def predict(
     answers = predict_videos(
         model, videos, tracking=_tracking(tracking_uri), device=device, decode=decode, windows=Windows.parse(windows) if windows else None
     )
-    show.predictions(answers, as_json=json)
+    show_labels.predictions(answers, as_json=json)
 
 
 @app.command(epilog="Example: reelscribe label models:/gestures@champion videos/ --out labels/")
 def label(
     model: Model,
-    videos: Annotated[str, typer.Argument(metavar="INPUT", help="A folder, a quoted glob, one video, or a label file.")],
-    out: Annotated[Path, typer.Option(help="Folder for labels/, failures/, job.json and report.html.")],
+    videos: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="A folder, a quoted glob, one video, a label file, s3://BUCKET/PREFIX, or - for one path or URI a line."
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="Folder or s3://BUCKET/FOLDER for labels/, failures/, job.json and report.html.")],
     engine: Annotated[Literal["local", "ray"], typer.Option(help="This process and its decode workers, or Ray.")] = "local",
     address: Annotated[str, typer.Option(help="Ray cluster for --engine ray: auto or HOST:PORT; empty starts one here.")] = "",
     windows: WindowsText = "",
+    scores: Annotated[bool, typer.Option("--scores", help="Write the probability of every class, not only of the best.")] = False,
+    retry: Annotated[
+        str, typer.Option(metavar="CLASSES", help="Try failures of these classes again, e.g. timeout,network, or retryable for all such.")
+    ] = "",
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
@@ -181,26 +192,38 @@ def label(
 
     A video that cannot be used becomes a row in failures with its cause, and does not end the job.
     """
-    from reelscribe.pipeline import console, show
+    from reelscribe.pipeline import console, show_labels
     from reelscribe.pipeline.config import DecodeConfig
+    from reelscribe.pipeline.errors import failure_classes
+    from reelscribe.pipeline.labeling.job import JobOptions
     from reelscribe.pipeline.labeling.launch import label_videos
     from reelscribe.pipeline.sampling import Windows
 
     if address and engine == "local":
         raise UsageError("--address is for --engine ray; give both, or neither")
-    summary = label_videos(
-        model,
-        videos,
-        out=out,
+    options = JobOptions(
         engine=engine,
-        address=address,
-        windows=Windows.parse(windows) if windows else None,
+        cluster_address=address,
         device=device,
         decode=DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated),
-        tracking=_tracking(tracking_uri),
-        progress=console.progress,
+        windows=Windows.parse(windows) if windows else None,
+        scores=scores,
+        retry=failure_classes(retry),
     )
-    show.labelling(summary, as_json=json)
+    summary = label_videos(model, videos, out=out, options=options, tracking=_tracking(tracking_uri), progress=console.progress)
+    show_labels.labelling(summary, as_json=json)
+
+
+@job.command("status", epilog="Example: reelscribe job status labels/")
+def status_(
+    out: Annotated[str, typer.Argument(help="The --out of a labelling job.")],
+    json: Json = False,
+) -> None:
+    """Where a labelling job stands, while another process works on it or afterwards."""
+    from reelscribe.pipeline import show_labels
+    from reelscribe.pipeline.labeling.status import job_status
+
+    show_labels.job_status(job_status(out), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe demo")

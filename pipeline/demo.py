@@ -12,8 +12,9 @@ import pyarrow.dataset as ds
 from reelscribe.pipeline.config import DecodeConfig, load_config
 from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.drawing import NEW_FOLDER, TRUTH_FILE, draw_order_dataset
-from reelscribe.pipeline.labeling.job import JobSummary
+from reelscribe.pipeline.labeling.job import JobOptions
 from reelscribe.pipeline.labeling.launch import label_videos
+from reelscribe.pipeline.labeling.work import JobSummary
 from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate_model
 
@@ -60,11 +61,8 @@ def run_demo(folder: Path, *, engine: Literal["local", "ray"], progress: OpenPro
     labelling = label_videos(
         training.model_uri,
         str(manifest.parent / NEW_FOLDER),
-        out=folder / "labels" / training.run_id,
-        engine=engine,
-        address="",
-        device="auto",
-        decode=decode,
+        out=str(folder / "labels" / training.run_id),
+        options=JobOptions(engine=engine, decode=decode),
         tracking=training.tracking_uri,
         progress=progress,
     )
@@ -74,7 +72,7 @@ def run_demo(folder: Path, *, engine: Literal["local", "ray"], progress: OpenPro
         test=test,
         shuffled=shuffled,
         labelling=labelling,
-        right=_count_right(labelling.out, manifest.with_name(TRUTH_FILE)),
+        right=_count_right(Path(labelling.out), manifest.with_name(TRUTH_FILE)),
     )
 
 

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.console import print_json, print_table, say
-from reelscribe.pipeline.labeling.stages import Failed
 from reelscribe.pipeline.tracking.uri import redact
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.bundle import BundleSpec
     from reelscribe.pipeline.demo import DemoResult
     from reelscribe.pipeline.doctor import Check, VideoFacts
-    from reelscribe.pipeline.labeling.job import JobSummary
-    from reelscribe.pipeline.labeling.predict import Answer
     from reelscribe.pipeline.predictor import AnyPrediction
     from reelscribe.pipeline.tracking.registry import AliasMove, ModelDetails, ModelVersion, Promotion, RegisteredModel, VersionComparison
     from reelscribe.pipeline.training.data import Failure
@@ -83,7 +80,7 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
                 "metrics": scores.metrics,
                 **({measure.replace(" ", "_"): values, "labels": list(result.labels)} if values else {}),
                 **({"confusion": scores.confusion.tolist()} if isinstance(scores, ClassificationScores) else {}),
-                "predictions": {video_id: _prediction(found) for video_id, found in result.predictions.items()},
+                "predictions": {video_id: prediction(found) for video_id, found in result.predictions.items()},
                 "failures": [asdict(failure) for failure in result.failures],
             }
         )
@@ -107,7 +104,7 @@ def _confusions(scores: ClassificationScores, labels: list[str]) -> None:
         print_table(["true", "taken for", "clips"], [(a, b, count) for count, a, b in worst])
 
 
-def _prediction(found: AnyPrediction) -> dict[str, Any]:
+def prediction(found: AnyPrediction) -> dict[str, Any]:
     """A prediction of any task as JSON."""
     from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
@@ -120,23 +117,6 @@ def _prediction(found: AnyPrediction) -> dict[str, Any]:
             return {"value": found.value}
         case FramesPrediction():
             return {"segments": [segment._asdict() for segment in found.segments]}
-
-
-def labelling(summary: JobSummary, *, as_json: bool) -> None:
-    """What a job came to, and where."""
-    from reelscribe.pipeline.report.page import REPORT_FILE
-
-    report = summary.out / REPORT_FILE
-    if as_json:
-        print_json({**asdict(summary), "report": report})
-        return
-    speed = f", {summary.videos_per_s:.1f} videos/s, bound by {summary.bound_by}" if summary.videos_per_s and summary.bound_by else ""
-    earlier = f" ({summary.resumed} of them by earlier runs)" if summary.resumed else ""
-    say(f"{summary.labelled} labelled, {summary.failed} failed, of {summary.total}{earlier} in {summary.seconds:.1f} s{speed}")
-    for failure, count in summary.failed_by_class.items():
-        say(f"  {count} {failure}")
-    say(f"labels    {summary.out / 'labels'}   failures {summary.out / 'failures'}")
-    say(f"report    {report}")
 
 
 def demo(result: DemoResult, *, as_json: bool) -> None:
@@ -154,7 +134,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
                 "test_shuffled": shuffled,
                 "labelling": asdict(job),
                 "right": result.right,
-                "report": job.out / REPORT_FILE,
+                "report": f"{job.out}/{REPORT_FILE}",
             }
         )
         return
@@ -167,7 +147,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
     say(f"training clips left out          {len(result.training.failures)} (broken files)")
     say(f"new videos labelled              {job.labelled} of {job.total}, {result.right} of them right")
     say(f"new videos that failed           {job.failed}: {failed}\n")
-    say(f"report    {job.out / REPORT_FILE}")
+    say(f"report    {job.out}/{REPORT_FILE}")
     say(f"model     reelscribe registry show {result.training.model_uri} {where}")
     say(f"runs      {how_to_look(result.training.tracking_uri)}")
     say(f"predict   reelscribe predict {result.training.model_uri} VIDEO {where}")
@@ -251,42 +231,6 @@ def comparison(found: VersionComparison, *, as_json: bool) -> None:
     say(f"labels: {labels}; training data: {data}")
 
 
-def predictions(answers: list[Answer], *, as_json: bool) -> None:
-    """One line a video."""
-    if as_json:
-        print_json([_answer(answer) for answer in answers])
-        return
-    rows: list[tuple[str, str, str]] = []
-    for answer in answers:
-        video, outcome = answer.video, answer.outcome
-        name = video.uri if video.window is None else f"{video.uri} {video.start_s:.2f} s to {video.end_s:.2f} s"
-        rows.append((name, *_in_words(outcome)))
-    print_table(["video", "answer", "then"], rows)
-
-
-def _in_words(found: AnyPrediction | Failed) -> tuple[str, str]:
-    """What the model says, and what it would say next; of a failure its class and what to do."""
-    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
-
-    match found:
-        case Failed():
-            return found.failure, f"{found.cause}; {found.advice}"
-        case Prediction():
-            doubt = " (below the threshold)" if found.accepted is False else ""
-            return f"{found.label} {found.confidence:.3f}{doubt}", _probabilities(found.top_k[1:3])
-        case LabelsPrediction():
-            given = [pair for pair in found.top_k if pair[0] in found.labels]
-            return _probabilities(given) or "no label", _probabilities([pair for pair in found.top_k if pair not in given][:2])
-        case ValuePrediction():
-            return f"{found.value:.4g}", ""
-        case FramesPrediction():
-            return ", ".join(f"{s.start_s:.2f} s {s.label}" for s in found.segments), f"until {found.times_s[-1]:.2f} s"
-
-
-def _probabilities(pairs: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{label} {probability:.3f}" for label, probability in pairs)
-
-
 def environment(checks: list[Check], *, as_json: bool) -> bool:
     """What this machine has; returns whether nothing is missing that is needed."""
     if as_json:
@@ -359,22 +303,6 @@ def _number(value: float | None) -> str:
 
 def _aliases(aliases: Mapping[str, int]) -> str:
     return ", ".join(f"@{alias} = {version}" for alias, version in sorted(aliases.items()))
-
-
-def _answer(answer: Answer) -> dict[str, Any]:
-    from reelscribe.pipeline.predictor import LabelsPrediction, Prediction
-
-    video = answer.video
-    part = {} if video.window is None else {"window": video.window, "start_s": video.start_s, "end_s": video.end_s}
-    if isinstance(answer.outcome, Failed):
-        failed = answer.outcome
-        return {"uri": video.uri, **part, "failure": failed.failure, "cause": failed.cause, "advice": failed.advice}
-    facts = {"uri": video.uri, **part, **_prediction(answer.outcome)}
-    if isinstance(answer.outcome, Prediction):
-        facts["accepted"] = answer.outcome.accepted
-    if isinstance(answer.outcome, Prediction | LabelsPrediction):
-        facts["top_k"] = [{"label": label, "confidence": confidence} for label, confidence in answer.outcome.top_k]
-    return facts
 
 
 def leaks(found: tuple[Leak, ...]) -> None:

@@ -23,17 +23,17 @@ ROOT = Path(__file__).resolve().parents[1]
 # A part of reelscribe.pipeline may import the parts of the lines above its own, never of its own line or below.
 LAYERS = (
     ("errors",),
-    ("sampling",),
+    ("sampling", "stores"),
     ("video",),
     ("config", "label_files", "cluster", "console"),
     ("fields",),
     ("manifest", "features", "bundle", "drawing"),
-    ("predictor",),
+    ("predictor", "listing"),
     ("tracking", "report"),
     ("training", "labeling"),
     ("doctor", "demo"),
     ("show",),
-    ("show_repeats",),
+    ("show_repeats", "show_labels"),
     ("cli",),
 )
 

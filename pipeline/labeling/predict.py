@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from reelscribe.pipeline.bundle import load_bundle
 from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.labeling.stages import DecodeStage, Failed, Video
-from reelscribe.pipeline.manifest import list_videos
+from reelscribe.pipeline.listing import list_input
 from reelscribe.pipeline.predictor import AnyPrediction, Predictor
 from reelscribe.pipeline.sampling import Windows
 from reelscribe.pipeline.tracking.registry import fetch_model
@@ -25,7 +25,7 @@ def predict_videos(
     model: str, videos: list[str], *, tracking: str, device: str, decode: DecodeConfig, windows: Windows | None = None
 ) -> list[Answer]:
     """Fetch a model and label videos (files, folders or globs), in the order given and in the order of their windows."""
-    rows = [row for video in videos for row in list_videos(video).select(["video_id", "uri", "start_s", "end_s"]).to_pylist()]
+    rows = [row for video in videos for row in list_input(video).select(["video_id", "uri", "start_s", "end_s"]).to_pylist()]
     predictor = Predictor(load_bundle(fetch_model(model, uri=tracking).folder), device)
     workers = decode.num_workers if windows else min(decode.num_workers, len(rows))
     stage = DecodeStage(predictor.bundle, backend=decode.backend, limits=decode.limits, workers=workers, windows=windows)

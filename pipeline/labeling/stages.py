@@ -8,15 +8,14 @@ neither stage ever raises for one. Where a job labels windows, decoding makes of
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.bundle import ModelBundle
-from reelscribe.pipeline.errors import ModelError, VideoError, VideoTooShortError
+from reelscribe.pipeline.errors import VideoError, VideoTooShortError
 from reelscribe.pipeline.sampling import UniformSampling, Windows, plan_windows
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
@@ -56,21 +55,27 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labelled:
-    """A video's label, and which frames it rests on."""
+    """What the model says of a video, in the fields of its task, and which frames that rests on."""
 
-    label: str
-    confidence: float
-    top_k: tuple[tuple[str, float], ...]
+    label: str | None = None
+    confidence: float | None = None
+    accepted: bool | None = None
+    labels: tuple[str, ...] | None = None
+    value: float | None = None
+    segments: tuple[tuple[float, float, str, float], ...] | None = None  # start and end in seconds, label, confidence
+    top_k: tuple[tuple[str, float], ...] | None = None
+    scores: tuple[float, ...] | None = None
     frame_index: tuple[int, ...]  # all views in a row
     frame_time_s: tuple[float, ...]
     reader: str
     content_digest: str
     duration_s: float
-    accepted: bool | None = None
 
     def __post_init__(self) -> None:
         if len(self.frame_index) != len(self.frame_time_s):
             raise ValueError(f"{len(self.frame_index)} frame indices and {len(self.frame_time_s)} times: expected as many of each")
+        if self.label is None and self.labels is None and self.value is None and self.segments is None:
+            raise ValueError("a label, labels, a value or segments: expected one of them")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,14 +93,6 @@ class Outcome:
     video: Video
     result: Labelled | Failed
     unix_time_s: float
-
-    @property
-    def labelled_s(self) -> float:
-        """Seconds of video that the label speaks of; 0 for a failure."""
-        if isinstance(self.result, Failed):
-            return 0.0
-        end_s = self.result.duration_s if self.video.end_s is None else min(self.video.end_s, self.result.duration_s)
-        return end_s - (self.video.start_s or 0.0)
 
 
 class DecodeStage:
@@ -165,11 +162,15 @@ def _windows_of(video: Video, duration_s: float, windows: Windows) -> list[Video
 
 
 class PredictStage:
-    """Frames to labels. The network is loaded by ``setup``, so that an object of this class is small and quick to send."""
+    """Frames to labels. The network is loaded by ``setup``, so that an object of this class is small and quick to send.
 
-    def __init__(self, bundle: ModelBundle, *, device: str) -> None:
+    With ``scores``, what it says holds the probability of every class.
+    """
+
+    def __init__(self, bundle: ModelBundle, *, device: str, scores: bool = False) -> None:
         self.bundle = bundle
         self.device = device
+        self.scores = scores
         self._predictor: Predictor | None = None
 
     def setup(self) -> None:
@@ -188,28 +189,35 @@ class PredictStage:
         return [
             Outcome(
                 video=decoded.video,
-                result=decoded.clip if isinstance(decoded.clip, Failed) else _labelled(decoded.clip, next(predictions)),
+                result=decoded.clip if isinstance(decoded.clip, Failed) else self._labelled(decoded.clip, next(predictions)),
                 unix_time_s=now,
             )
             for decoded in batch
         ]
 
+    def _labelled(self, clip: Clip, prediction: AnyPrediction) -> Labelled:
+        return Labelled(
+            **_answer(prediction, scores=self.scores),
+            frame_index=tuple(i for view in clip.views for i in view.index),
+            frame_time_s=tuple(t for view in clip.views for t in view.pts_seconds),
+            reader=clip.views[0].backend,
+            content_digest=clip.digest,
+            duration_s=clip.info.duration_s,
+        )
 
-def _labelled(clip: Clip, prediction: AnyPrediction) -> Labelled:
-    from reelscribe.pipeline.predictor import Prediction
 
-    if not isinstance(prediction, Prediction):
-        raise ModelError(f"the model gives {type(prediction).__name__}, and a row of labels holds a single label")
-    if not math.isfinite(prediction.confidence):
-        raise ModelError("the model answers with numbers that are not finite; its weights are damaged or its training diverged")
-    return Labelled(
-        label=prediction.label,
-        confidence=prediction.confidence,
-        top_k=prediction.top_k,
-        frame_index=tuple(i for view in clip.views for i in view.index),
-        frame_time_s=tuple(t for view in clip.views for t in view.pts_seconds),
-        reader=clip.views[0].backend,
-        content_digest=clip.digest,
-        duration_s=clip.info.duration_s,
-        accepted=prediction.accepted,
-    )
+def _answer(prediction: AnyPrediction, *, scores: bool) -> dict[str, Any]:
+    """The fields of Labelled that hold a prediction."""
+    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
+
+    match prediction:
+        case Prediction():
+            names = ["label", "confidence", "accepted", "top_k"]
+        case LabelsPrediction():
+            names = ["labels", "top_k"]
+        case ValuePrediction():
+            return {"value": prediction.value}
+        case FramesPrediction():
+            return {"segments": tuple(tuple(segment) for segment in prediction.segments)}
+    answer = {name: getattr(prediction, name) for name in names}
+    return answer | ({"scores": tuple(prediction.scores.tolist())} if scores else {})

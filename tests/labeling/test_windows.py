@@ -12,9 +12,10 @@ from reelscribe.pipeline.bundle import ModelBundle
 from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.errors import OutputConflictError
 from reelscribe.pipeline.labeling import predict
-from reelscribe.pipeline.labeling.job import Progress, run_job
+from reelscribe.pipeline.labeling.job import JobOptions, run_job
 from reelscribe.pipeline.labeling.stages import Failed
 from reelscribe.pipeline.labeling.store import read_failures, read_job, read_labels
+from reelscribe.pipeline.labeling.work import Progress
 from reelscribe.pipeline.sampling import Windows
 from reelscribe.pipeline.video.writer import write_video
 from videos import counting_frames
@@ -39,7 +40,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
 def run(bundle: ModelBundle, videos: pa.Table, out: Path, windows: Windows | None = WINDOWS) -> list[Progress]:
     """A job on these videos, and its progress."""
     seen: list[Progress] = []
-    run_job(bundle=bundle, identity=Identity(), videos=videos, out=out, windows=windows, on_progress=seen.append)
+    run_job(bundle=bundle, identity=Identity(), videos=videos, out=out, options=JobOptions(windows=windows), on_progress=seen.append)
     return seen
 
 
