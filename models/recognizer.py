@@ -106,14 +106,10 @@ class Recognizer(nn.Module):
         per_frame: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {"num_classes": num_classes, "projection": projection, "hidden_size": hidden_size, "layers": layers}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
-        if encoder_input not in ENCODER_INPUTS:
-            raise unknown("encoder input", encoder_input, ENCODER_INPUTS)
-        if pooling not in POOLINGS:
-            raise unknown("pooling", pooling, POOLINGS)
+        _refuse_sizes_below_one(num_classes=num_classes, projection=projection, hidden_size=hidden_size, layers=layers)
+        for what, name, known in (("encoder input", encoder_input, ENCODER_INPUTS), ("pooling", pooling, POOLINGS)):
+            if name not in known:
+                raise unknown(what, name, known)
         self.per_frame = per_frame
         self.sees_changes = encoder_input == "changes"
         self.encoder = build_encoder(encoder, weights=weights, stride=stride, trainable_stages=trainable_stages)
@@ -250,3 +246,9 @@ class Recognizer(nn.Module):
         """(..., hidden) -> logits (..., num_classes)."""
         logits: Tensor = self.classifier(self.output_dropout(summary))
         return logits
+
+
+def _refuse_sizes_below_one(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")

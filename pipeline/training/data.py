@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, m
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.predictor import frames_tensor
 from reelscribe.pipeline.sampling import DenseSampling
-from reelscribe.pipeline.training.recipes.splits import Row, Splits, some
+from reelscribe.pipeline.training.recipes.splits import Row, Splits, row_request, some
 from reelscribe.pipeline.training.steps.augment import augment
-from reelscribe.pipeline.training.tasks import TASKS, Target, TaskKind
+from reelscribe.pipeline.training.tasks import TASKS, Target, TaskKind, ViewTarget
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
@@ -40,6 +40,18 @@ class ClipSet:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def per_frame(self) -> bool:
+        """Whether a target is, for each view, the classes of its frames."""
+        first = self.targets[0]
+        return isinstance(first, tuple) and isinstance(first[0], tuple)
+
+    def target(self, clip: int, view: int) -> ViewTarget:
+        """What the loop learns of a view of a clip."""
+        target: Any = self.targets[clip]
+        found: ViewTarget = target[view] if self.per_frame else target
+        return found
 
     def array(self, clip: int, view: int) -> Tensor:
         """One view of a clip: frames uint8 (T, 3, H, W), or features (T, D, h, w)."""
@@ -171,15 +183,8 @@ class _Recipe:
         return requests
 
     def _clip(self, row: Row, *, jitter_seed: int | None) -> ClipRequest:
-        return ClipRequest(
-            uri=row["uri"],
-            start_s=row["start_s"],
-            end_s=row["end_s"],
-            sampling=self.sampling,
-            size=self.config.transform.frame_size,
-            jitter_seed=jitter_seed,
-            backend=self.config.decode.backend,
-        )
+        size, backend = self.config.transform.frame_size, self.config.decode.backend
+        return row_request(row, sampling=self.sampling, size=size, backend=backend, jitter_seed=jitter_seed)
 
     @torch.inference_mode()
     def compute(self, clip: Clip, request: ArrayRequest) -> AnyArray:

@@ -20,7 +20,7 @@ from reelscribe.pipeline.bundle import num_outputs
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
 from reelscribe.pipeline.training.steps import bad_batch
-from reelscribe.pipeline.training.steps.batches import Batches, Draw, pad_targets, per_frame
+from reelscribe.pipeline.training.steps.batches import Batches, Draw, stack_targets
 from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
 from reelscribe.pipeline.training.steps.optimization import Schedule, averaged, is_better, parameter_groups
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes
@@ -173,12 +173,6 @@ class Trainer:
         clips = ((self.batches.array(epoch, draw), self.data.train.targets[draw.clip]) for draw in self.batches.epoch(epoch)[0])
         return gradient_health(self.model, clips, self.loss, max_frames=self.config.tbptt_frames)
 
-    def _val_targets(self) -> Tensor:
-        targets = self.data.val.targets
-        if not per_frame(targets):
-            return torch.tensor(targets)
-        return pad_targets([views[0] for views in cast("tuple[tuple[tuple[int, ...]], ...]", targets)])
-
     @torch.no_grad()
     def validate(self) -> tuple[Tensor, EpochMetrics]:
         """Logits (N, outputs) of every validation clip, on the CPU, and their loss and scores; each worker runs its part.
@@ -188,8 +182,8 @@ class Trainer:
         network = ArrayNetwork(self.result).eval()
         clips = self.data.val
         part = self.world.part(len(clips))
-        targets = self._val_targets()
-        frames = targets.shape[1:] if per_frame(clips.targets) else ()
+        targets = stack_targets([clips.target(i, 0) for i in range(len(clips))])
+        frames = targets.shape[1:] if clips.per_frame else ()
         logits = torch.zeros(len(clips), *frames, num_outputs(self.data.labels), device=self.device)
         for i in range(part.start, part.stop):  # one by one: an answer does not depend on its neighbours
             array = clips.array(i, 0).to(self.device)

@@ -79,9 +79,9 @@ def augment_stored(array: Tensor, config: AugmentationConfig, *, seed: int) -> T
     return array
 
 
-def augment_targets(targets: Sequence[int], config: AugmentationConfig, *, seed: int) -> list[int]:
+def augment_targets(targets: Sequence[int], config: AugmentationConfig, *, seed: int) -> tuple[int, ...]:
     """The targets of the frames that ``augment_stored`` chooses with the same seed."""
-    return [targets[i] for i in chosen_frames(len(targets), config, torch.Generator().manual_seed(seed))]
+    return tuple(targets[i] for i in chosen_frames(len(targets), config, torch.Generator().manual_seed(seed)))
 
 
 def chosen_frames(count: int, config: AugmentationConfig, generator: torch.Generator) -> list[int]:

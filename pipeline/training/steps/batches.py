@@ -18,7 +18,7 @@ from reelscribe.pipeline.predictor import pad
 from reelscribe.pipeline.training.data import ClipSet, stable_seed
 from reelscribe.pipeline.training.steps.augment import augment_stored, augment_targets
 from reelscribe.pipeline.training.steps.losses import IGNORED, balanced_weights
-from reelscribe.pipeline.training.tasks import Target
+from reelscribe.pipeline.training.tasks import ViewTarget
 
 
 class Draw(NamedTuple):
@@ -83,12 +83,12 @@ class Batches:
 
     def targets(self, epoch: int, draws: Sequence[Draw]) -> Tensor:
         """Those of ``array`` of each: one (B, ...) a clip, or one a frame (B, T) with IGNORED after the last."""
-        targets = [self.clips.targets[draw.clip] for draw in draws]
-        if not per_frame(targets):
-            return torch.tensor(targets)
-        views = [cast("tuple[tuple[int, ...], ...]", target)[self._view(epoch, draw)] for target, draw in zip(targets, draws, strict=True)]
-        seeds = [stable_seed(self.seed, "stored", epoch, *draw) for draw in draws]
-        return pad_targets([augment_targets(view, self.augmentation, seed=seed) for view, seed in zip(views, seeds, strict=True)])
+        targets = [self.clips.target(draw.clip, self._view(epoch, draw)) for draw in draws]
+        if self.clips.per_frame:
+            seeds = [stable_seed(self.seed, "stored", epoch, *draw) for draw in draws]
+            of_frames = cast("list[tuple[int, ...]]", targets)
+            targets = [augment_targets(one, self.augmentation, seed=seed) for one, seed in zip(of_frames, seeds, strict=True)]
+        return stack_targets(targets)
 
     def _view(self, epoch: int, draw: Draw) -> int:
         return (stable_seed(self.seed, "view", epoch, draw.clip) + draw.repeat) % len(self.clips.files[draw.clip])
@@ -118,13 +118,10 @@ class Batches:
         )
 
 
-def per_frame(targets: Sequence[Target]) -> bool:
-    """Whether these are, for each view, the classes of its frames."""
-    return isinstance(targets[0], tuple) and isinstance(targets[0][0], tuple)
-
-
-def pad_targets(targets: Sequence[Sequence[int]]) -> Tensor:
-    """Classes of the frames of clips of any length: (B, T)."""
+def stack_targets(targets: Sequence[ViewTarget]) -> Tensor:
+    """Targets of clips: (B,), or (B, C) of labels, or (B, T) of frames with IGNORED after a clip's last."""
+    if not isinstance(targets[0], tuple):
+        return torch.tensor(targets)
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(one) for one in targets], batch_first=True, padding_value=IGNORED)
 
 
