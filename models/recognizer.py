@@ -147,6 +147,11 @@ class Recognizer(nn.Module):
         """Whether it can be stepped: the states at a time depend on nothing later."""
         return self.recurrent.causal
 
+    @property
+    def takes_gaps(self) -> bool:
+        """Whether every call takes the seconds between frames."""
+        return self.recurrent.gap is not None
+
     def encode(self, frames: Tensor, state: RecognizerState | None = None) -> Tensor:
         """RGB bytes (B, T, 3, H, W), the next of running clips or whole ones -> grid (B, T, D, h, w).
 

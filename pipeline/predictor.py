@@ -86,6 +86,11 @@ def frames_tensor(frames: Frames) -> torch.Tensor:
     return torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)  # (T, H, W, 3) -> (T, 3, H, W)
 
 
+def frame_gaps(times_s: Sequence[float]) -> torch.Tensor:
+    """Seconds between each frame and the one before, in whatever order they are, and zero at the first: (T,)."""
+    return torch.tensor(np.abs(np.diff(times_s, prepend=times_s[0])), dtype=torch.float32)
+
+
 def pad(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack clips (T, ...) of any length: (B, T, ...) with zeros at the end, and lengths (B,)."""
     return torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True), torch.tensor([len(clip) for clip in clips])
@@ -110,7 +115,8 @@ class Predictor:
 
     def _predict(self, clip: Clip) -> AnyPrediction:
         frames, lengths = pad([frames_tensor(view) for view in clip.views])
-        logits = self.model(frames.to(self.device), lengths.to(self.device)).float().cpu()  # (views, C)
+        gaps = pad([frame_gaps(view.pts_seconds) for view in clip.views])[0].to(self.device) if self.model.takes_gaps else None
+        logits = self.model(frames.to(self.device), lengths.to(self.device), gaps).float().cpu()  # (views, C)
         if self.bundle.spec.task == "dense":
             return _to_segments(logits[0], [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
         return _READ[self.bundle.spec.task](logits.numpy(), self.bundle.spec)

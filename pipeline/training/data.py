@@ -22,7 +22,7 @@ from reelscribe.pipeline.predictor import frames_tensor
 from reelscribe.pipeline.sampling import DenseSampling
 from reelscribe.pipeline.training.recipes.splits import Row, Splits, row_request, some
 from reelscribe.pipeline.training.steps.augment import augment
-from reelscribe.pipeline.training.tasks import TASKS, Target, TaskKind, ViewTarget
+from reelscribe.pipeline.training.tasks import TASKS, Target, TaskKind, Times, ViewTarget
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
@@ -53,10 +53,12 @@ class ClipSet:
         found: ViewTarget = target[view] if self.per_frame else target
         return found
 
-    def array(self, clip: int, view: int) -> Tensor:
-        """One view of a clip: frames uint8 (T, 3, H, W), or features (T, D, h, w)."""
+    def view(self, clip: int, view: int) -> tuple[Tensor, Times]:
+        """One view of a clip: frames uint8 (T, 3, H, W), or features (T, D, h, w); and their times, zeros where they are not known."""
         stored = np.load(self.files[clip][view])
-        return torch.from_numpy(np.ascontiguousarray(stored["frame"]) if stored.dtype.names else stored)
+        if not stored.dtype.names:
+            return torch.from_numpy(stored), [0.0] * len(stored)
+        return torch.from_numpy(np.ascontiguousarray(stored["frame"])), stored["time_s"].tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ class _Recipe:
         self.sampling = (
             config.sampling.model_copy(update={"num_views": 1}) if isinstance(config.sampling, DenseSampling) else config.sampling
         )
-        self.timed = ("timed",) if TASKS[config.task].needs_times else ()
+        self.timed = ("timed",) if TASKS[config.task].needs_times or config.model.time_gaps else ()
         self.frozen = config.model.trainable_stages == 0
         self.encoder_digest = f"{module_digest(model.encoder)} of {config.model.encoder_input}" if self.frozen else "frames"
 
@@ -190,7 +192,7 @@ class _Recipe:
     def compute(self, clip: Clip, request: ArrayRequest) -> AnyArray:
         """The array of the clip's first view: features float16 (T, D, h, w), or frames uint8 (T, 3, H, W).
 
-        For a task that needs times, records (T,) of that as ``frame``, and ``time_s``, seconds from the first frame of the file.
+        Where task or model need times, records (T,) of that as ``frame``, and ``time_s``, seconds from the first frame of the file.
         """
         array = self._frames(clip, request)
         if not self.timed:

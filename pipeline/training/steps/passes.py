@@ -29,14 +29,20 @@ class ArrayNetwork(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: Tensor, lengths: Tensor, state: RecognizerState | None = None, *, carry: bool = False
+        self, inputs: Tensor, lengths: Tensor, gaps: Tensor, state: RecognizerState | None = None, *, carry: bool = False
     ) -> tuple[Tensor, RecognizerState | None]:
-        """Inputs (B, T, ...) -> logits (B, C); with ``carry`` those of all frames since the clip's first, and the state after them."""
+        """Inputs (B, T, ...) and seconds since the frame before (B, T), used where the model takes them -> logits (B, C).
+
+        With ``carry`` those of all frames since the clip's first, and the state after them.
+        """
         stored = inputs.dtype != torch.uint8
+        given = gaps if self.model.takes_gaps else None
+        if carry and stored:
+            return self.model.extend_grid(inputs.float(), lengths, state, given)
         if carry:
-            return self.model.extend_grid(inputs.float(), lengths, state) if stored else self.model.extend(inputs, state, lengths=lengths)
+            return self.model.extend(inputs, state, given, lengths)
         grid = inputs.float() if stored else self.model.encode(inputs)
-        return self.model.forward_head(self.model.forward_features(grid, lengths), lengths), None
+        return self.model.forward_head(self.model.forward_features(grid, lengths, given), lengths), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +96,12 @@ class Passes:
         state = None
         plan = chunks(batch.lengths, self.config.tbptt_frames)
         for chunk in plan:
-            inputs, lengths, weights = (t.to(self.device) for t in (batch.inputs[:, chunk.frames], chunk.lengths, chunk.weights))
+            parts = batch.inputs[:, chunk.frames], chunk.lengths, batch.gaps[:, chunk.frames], chunk.weights
+            inputs, lengths, gaps, weights = (tensor.to(self.device) for tensor in parts)
             torch.manual_seed(seed)
             with self._averaging(last and chunk is plan[-1]):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                    logits, state = self.network(inputs, lengths, state, carry=len(plan) > 1)
+                    logits, state = self.network(inputs, lengths, gaps, state, carry=len(plan) > 1)
                 loss = (weights * self.loss(logits, targets)).sum()
                 (scale * loss).backward()
             state = _detached(state)
