@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reelscribe.pipeline.config import Config, ModelConfig, Task, TransformConfig
-from reelscribe.pipeline.errors import ModelError, UsageError
+from reelscribe.pipeline.errors import ModelError
 from reelscribe.pipeline.sampling import SamplingSpec
 from reelscribe.pipeline.video.clip import ClipRequest
 from reelscribe.pipeline.video.types import Backend
@@ -65,14 +65,6 @@ class BundleSpec(BaseModel):
         if bool(self.labels) == (self.task == "value"):
             raise ValueError(f"{len(self.labels)} labels for the task '{self.task}'")
         return self
-
-    def require_single_label(self, what: str) -> None:
-        """Raises UsageError for a model of another task, with which ``what`` cannot be done."""
-        if self.task != "single_label":
-            raise UsageError(
-                f"{what} needs a model with task=single_label, {self.name} has task={self.task}; `reelscribe evaluate` and "
-                "`reelscribe predict` work with it"
-            )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def test_lines_that_cannot_be_used_are_named(text: str, words: str) -> None:
 
 def test_a_store_that_holds_nothing_there(s3: str) -> None:
     assert s3
-    with pytest.raises(ManifestError, match="cannot be listed: .*does not exist"):
+    with pytest.raises(ManifestError, match=r"cannot be listed: .*does not exist"):
         list_input("s3://no-such-bucket-here/prefix/")
 
 
