@@ -55,8 +55,7 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
     against = f"{head.baseline_words} {metrics[head.baseline]:.3f}"
     say(f"validation {head.words} {metrics[head.metric]:.3f} on {metrics['clips']:.0f} clips ({against})")
     leaks(result.leaks)
-    if result.evaluation.task == "single_label":
-        _confidence(result.bundle.spec)
+    _confidence(result.bundle.spec)
     _failures(result.failures)
     aliases = "".join(f" @{alias}" for alias in result.version.aliases) if result.version else ""
     say(f"model     {result.model_uri}{aliases}   folder {result.bundle.folder}")
@@ -313,7 +312,10 @@ def leaks(found: tuple[Leak, ...]) -> None:
 
 def _confidence(spec: BundleSpec) -> None:
     metrics = spec.metrics
-    say(f"calibration error {metrics['ece_before']:.3f}, with temperature {spec.temperature:.2f} {metrics['ece']:.3f}")
+    if "ece_before" in metrics:
+        say(f"calibration error {metrics['ece_before']:.3f}, with temperature {spec.temperature:.2f} {metrics['ece']:.3f}")
+    if spec.precision is None:
+        return
     if spec.threshold is None:
         say(f"no confidence gives a precision of {spec.precision:g}: no label is accepted")
     else:

@@ -209,7 +209,7 @@ def _evaluate(
 def _finish(
     config: Config, data: TrainingData, trained: Trained, raw: Evaluation, leaks: tuple[Leak, ...], folder: Path, data_digest: str
 ) -> tuple[ModelBundle, Evaluation]:
-    """Save the model whole: of a single label, calibrated on the validation clips, with the threshold for the wanted precision."""
+    """Save the model whole: where it gives labels of clips, calibrated on the validation clips."""
     git = git_state(Path.cwd())
     spec = _spec(
         config,
@@ -220,7 +220,7 @@ def _finish(
         git_commit=git.commit if git else "",
     )
     evaluation = raw
-    if config.task == "single_label":
+    if raw.logits():
         spec, evaluation = _calibrated(spec, raw, config.evaluation.precision)
     spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | spec.metrics})
     card = model_card(spec, config, data, evaluation, leaks)
@@ -228,13 +228,14 @@ def _finish(
 
 
 def _calibrated(spec: BundleSpec, raw: Evaluation, precision: float) -> tuple[BundleSpec, Evaluation]:
-    """With a temperature and a threshold, both from the validation clips, and the calibration error before."""
-    logits = torch.from_numpy(np.stack([found.logits for found in raw.labelled().values()]))
-    targets = torch.tensor([spec.labels.index(row["label"]) for row in raw.truth.values()])
-    spec = spec.model_copy(update={"temperature": fit_temperature(logits, targets)})
-    threshold = precision_threshold(*read_anew(raw, spec).confidences(), precision)
+    """With a temperature, and the calibration error before; of a single label also with a threshold. All from the validation clips."""
+    logits = torch.from_numpy(np.stack(list(raw.logits().values())))
+    targets = torch.tensor([TASKS[spec.task].target(row, spec.labels) for row in raw.truth.values()])
     before = {"ece_before": raw.scores.metrics["ece"]}
-    spec = spec.model_copy(update={"precision": precision, "threshold": threshold, "metrics": before})
+    spec = spec.model_copy(update={"temperature": fit_temperature(logits, targets), "metrics": before})
+    if spec.task == "single_label":
+        threshold = precision_threshold(*read_anew(raw, spec).confidences(), precision)
+        spec = spec.model_copy(update={"precision": precision, "threshold": threshold})
     return spec, read_anew(raw, spec)
 
 

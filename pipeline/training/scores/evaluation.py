@@ -15,7 +15,7 @@ from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.manifest import read_manifest
-from reelscribe.pipeline.predictor import AnyPrediction, Prediction, Predictor, to_prediction
+from reelscribe.pipeline.predictor import AnyPrediction, LabelsPrediction, Prediction, Predictor, read_logits
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.training.data import Failure, stable_seed
 from reelscribe.pipeline.training.recipes.splits import Row
@@ -36,6 +36,10 @@ class Evaluation:
     predictions: dict[str, AnyPrediction]  # by video id
     truth: dict[str, Row]  # the row of each of these
     failures: tuple[Failure, ...]
+
+    def logits(self) -> dict[str, npt.NDArray[np.float32]]:
+        """What the network gave (views, C) for each clip, by video id, where a clip has labels."""
+        return {video_id: found.logits for video_id, found in self.predictions.items() if isinstance(found, Prediction | LabelsPrediction)}
 
     def labelled(self) -> dict[str, Prediction]:
         """The predictions of a single label each."""
@@ -93,10 +97,8 @@ def evaluate(
 
 
 def read_anew(evaluation: Evaluation, spec: BundleSpec) -> Evaluation:
-    """The same answers of a network for a single label, read with the temperature and the threshold of ``spec``."""
-    predictions: dict[str, AnyPrediction] = {
-        video_id: to_prediction(found.logits, spec) for video_id, found in evaluation.labelled().items()
-    }
+    """The same answers of a network for labels of clips, read with the temperature and the threshold of ``spec``."""
+    predictions = {video_id: read_logits(logits, spec) for video_id, logits in evaluation.logits().items()}
     scores = TASKS[spec.task].scores(list(predictions.values()), list(evaluation.truth.values()), spec.labels)
     return replace(evaluation, predictions=predictions, scores=scores)
 
