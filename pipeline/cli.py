@@ -179,6 +179,7 @@ def label(
     retry: Annotated[
         str, typer.Option(metavar="CLASSES", help="Try failures of these classes again, e.g. timeout,network, or retryable for all such.")
     ] = "",
+    plan: Annotated[bool, typer.Option("--plan", help="Label a small sample, say what the job will take, and write nothing.")] = False,
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
@@ -210,6 +211,11 @@ def label(
         scores=scores,
         retry=failure_classes(retry),
     )
+    if plan:
+        from reelscribe.pipeline.labeling.estimate import estimate_job
+
+        show_labels.estimate(estimate_job(model, videos, options=options, tracking=_tracking(tracking_uri)), as_json=json)
+        return
     summary = label_videos(model, videos, out=out, options=options, tracking=_tracking(tracking_uri), progress=console.progress)
     show_labels.labelling(summary, as_json=json)
 

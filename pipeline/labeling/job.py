@@ -116,20 +116,24 @@ def _outside(videos: pa.Table, out: str | Path) -> pa.Table:
 
 def _outcomes(bundle: ModelBundle, options: JobOptions, videos: Iterable[Video], num_videos: int, clock: Clock) -> Generator[Outcome]:
     """The outcomes of videos, in any order, from the engine."""
-    local = options.engine == "local"
-    decode = DecodeStage(
-        bundle,
-        backend=options.decode.backend,
-        limits=options.decode.limits,
-        workers=options.decode.num_workers if local else 1,
-        windows=options.windows,
-    )
-    predict = PredictStage(bundle, device=options.device, scores=options.scores)
-    if local:
+    decode, predict = stages_of(bundle, options)
+    if options.engine == "local":
         return label_locally(videos, decode, predict, clock)
     from reelscribe.pipeline.labeling.ray_launch import label_on_ray
 
     return label_on_ray(videos, decode, predict, num_videos=num_videos, address=options.cluster_address)
+
+
+def stages_of(bundle: ModelBundle, options: JobOptions) -> tuple[DecodeStage, PredictStage]:
+    """The stages as a job with these options runs them; on Ray each decoding actor has one worker."""
+    decode = DecodeStage(
+        bundle,
+        backend=options.decode.backend,
+        limits=options.decode.limits,
+        workers=options.decode.num_workers if options.engine == "local" else 1,
+        windows=options.windows,
+    )
+    return decode, PredictStage(bundle, device=options.device, scores=options.scores)
 
 
 def _new_job(bundle: ModelBundle, identity: ModelIdentity, options: JobOptions) -> JobRecord:
