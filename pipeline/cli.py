@@ -220,6 +220,31 @@ def label(
     show_labels.labelling(summary, as_json=json)
 
 
+@app.command(epilog='Example: reelscribe relabel labels/ models:/gestures@champion --where "model_version < 5"')
+def relabel(
+    out: Annotated[str, typer.Argument(help="The --out of a finished labelling job.")],
+    model: Model,
+    where: Annotated[
+        str, typer.Option(help='Which rows, by the columns of labels: "model_version < 5", "confidence < 0.6 and label == \'left\'".')
+    ],
+    device: Device = "auto",
+    workers: Workers = 0,
+    timeout: Timeout = 60.0,
+    memory_mb: Memory = 2048,
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Label some rows of a finished job again, with another model, in place."""
+    from reelscribe.pipeline import console, show_labels
+    from reelscribe.pipeline.config import DecodeConfig
+    from reelscribe.pipeline.labeling.job import JobOptions
+    from reelscribe.pipeline.labeling.relabel import relabel_videos
+
+    options = JobOptions(device=device, decode=DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb))
+    summary = relabel_videos(out, model, where=where, options=options, tracking=_tracking(tracking_uri), progress=console.progress)
+    show_labels.labelling(summary, as_json=json)
+
+
 @job.command("status", epilog="Example: reelscribe job status labels/")
 def status_(
     out: Annotated[str, typer.Argument(help="The --out of a labelling job.")],
