@@ -51,7 +51,7 @@ def train(
     With --folds or --seeds the recipe is judged instead: trained several times, with the mean and the spread of what it gives.
     """
     from reelscribe.pipeline import console, show, show_repeats
-    from reelscribe.pipeline.config import load_config
+    from reelscribe.pipeline.config_files import load_config
 
     settings = load_config(config, [*(overrides or []), *([f"data.folds={folds}"] if folds else [])])  # before what takes seconds to import
     if seeds or (settings.data.folds and not settings.data.fold):
@@ -78,7 +78,7 @@ def compare(
     test data for the one that you choose.
     """
     from reelscribe.pipeline import console, show_repeats
-    from reelscribe.pipeline.config import load_variants
+    from reelscribe.pipeline.config_files import load_variants
 
     variants = load_variants(config, overrides)
     wanted = _seeds(seeds, next(iter(variants.values())).seed)

@@ -9,7 +9,8 @@ from typing import Literal
 
 import pyarrow.dataset as ds
 
-from reelscribe.pipeline.config import DecodeConfig, load_config
+from reelscribe.pipeline.config import DecodeConfig
+from reelscribe.pipeline.config_files import load_config
 from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.drawing import NEW_FOLDER, TRUTH_FILE, draw_order_dataset
 from reelscribe.pipeline.labeling.job import JobSummary

@@ -26,6 +26,7 @@ LAYERS = (
     ("sampling",),
     ("video",),
     ("config", "label_files", "cluster", "console"),
+    ("config_files",),
     ("fields",),
     ("manifest", "features", "bundle", "drawing"),
     ("predictor",),
@@ -46,8 +47,8 @@ OWNERS = {
     "ray": ("pipeline/cluster.py", "pipeline/training/ray_launch.py", "pipeline/labeling/ray_launch.py"),
     "timm": ("models/",),
     "torchvision": ("models/", "pipeline/training/"),
-    "omegaconf": ("pipeline/config.py",),
-    "yaml": ("pipeline/config.py",),
+    "omegaconf": ("pipeline/config.py", "pipeline/config_files.py"),
+    "yaml": ("pipeline/config_files.py",),
     "matplotlib": ("pipeline/report/",),
     "typer": ("pipeline/cli.py",),
 }
@@ -179,7 +180,7 @@ def test_the_wheel_works_where_the_sources_are_not(dist: Path, tmp_path: Path) -
         archive.extractall(tmp_path)
     code = """
 import reelscribe, reelscribe.pipeline.cli, reelscribe.pipeline.manifest
-from reelscribe.pipeline.config import load_config
+from reelscribe.pipeline.config_files import load_config
 print(reelscribe.__file__, load_config("gestures").name)
 """
     run = subprocess.run(

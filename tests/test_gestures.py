@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from reelscribe.pipeline.config import DecodeConfig, load_config
+from reelscribe.pipeline.config import DecodeConfig
+from reelscribe.pipeline.config_files import load_config
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.labeling.launch import label_videos
 from reelscribe.pipeline.training.job import run_training

@@ -12,7 +12,7 @@ import typer.main
 import yaml
 
 from reelscribe.pipeline.cli import app
-from reelscribe.pipeline.config import load_config, load_variants
+from reelscribe.pipeline.config_files import load_config, load_variants
 from reelscribe.pipeline.manifest import COLUMNS, read_manifest
 from reelscribe.pipeline.tracking.query_language import parse_query
 

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from reelscribe.pipeline.bundle import load_bundle
-from reelscribe.pipeline.config import Config, load_config
+from reelscribe.pipeline.config import Config
+from reelscribe.pipeline.config_files import load_config
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, TrainingError, UsageError
 from reelscribe.pipeline.tracking.registry import fetch_model
