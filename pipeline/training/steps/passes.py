@@ -18,7 +18,8 @@ from reelscribe.pipeline.training.steps.batches import Batch
 from reelscribe.pipeline.training.steps.losses import Loss
 
 if TYPE_CHECKING:
-    from reelscribe.models.recognizer import Recognizer, RecognizerState
+    from reelscribe.models.backbone import RecognizerState
+    from reelscribe.models.recognizer import Recognizer
 
 
 class ArrayNetwork(nn.Module):
