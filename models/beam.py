@@ -26,7 +26,8 @@ class Hypothesis(NamedTuple):
 
     def score(self, length_penalty: float) -> float:
         """The log-probability over the number of tokens, the end included, to the power of the penalty (as in arXiv 1609.08144)."""
-        return self.log_probability / (len(self.tokens) + 1) ** length_penalty
+        shrunk: float = self.log_probability / (len(self.tokens) + 1) ** length_penalty
+        return shrunk
 
 
 @dataclass(frozen=True, kw_only=True)

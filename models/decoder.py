@@ -6,6 +6,7 @@ and the word before are its input. The word scores come from the table of embedd
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,8 @@ class Memory(NamedTuple):
 
     def repeated(self, times: int) -> Memory:
         """For so many hypotheses of each clip, which follow each other."""
-        return Memory(*(part if part is None else part.repeat_interleave(times, 0) for part in self))
+        parts: dict[str, Tensor] = {name: part for name, part in self._asdict().items() if part is not None}
+        return Memory(**{name: part.repeat_interleave(times, 0) for name, part in parts.items()})
 
 
 class AdditiveAttention(nn.Module):
@@ -60,7 +62,8 @@ class DotAttention(nn.Module):
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """(B, size), (B, M, size) -> scores (B, M)."""
-        return (keys @ self.query(query)[:, :, None]).squeeze(2) / keys.shape[2] ** 0.5
+        asked: Tensor = self.query(query)
+        return (keys @ asked[:, :, None]).squeeze(2) / math.sqrt(keys.shape[2])
 
 
 ATTENTIONS: dict[str, type[AdditiveAttention | DotAttention]] = {"additive": AdditiveAttention, "dot": DotAttention}

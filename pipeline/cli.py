@@ -179,8 +179,9 @@ def label(
     show.labelling(summary, as_json=json)
 
 
-@app.command(epilog="Example: reelscribe demo")
+@app.command(epilog="Example: reelscribe demo --task caption")
 def demo(
+    task: Annotated[Literal["single_label", "caption"], typer.Option(help="Learn labels, or sentences.")] = "single_label",
     folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("reelscribe-demo"),
     engine: Annotated[Literal["local", "ray"], typer.Option(help="Train and label in this process, or on Ray.")] = "local",
     json: Json = False,
@@ -189,7 +190,7 @@ def demo(
     from reelscribe.pipeline import console, show
     from reelscribe.pipeline.demo import run_demo
 
-    show.demo(run_demo(folder, engine=engine, progress=console.progress), as_json=json)
+    show.demo(run_demo(folder, task=task, engine=engine, progress=console.progress), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe doctor videos/ --write-clean clean.csv")

@@ -18,7 +18,7 @@ from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.labeling.launch import label_videos
 from reelscribe.pipeline.labeling.predict import Answer, predict_videos
 from reelscribe.pipeline.manifest import MANIFEST_SCHEMA, TASK_FIELDS
-from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, ValuePrediction
+from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, ValuePrediction
 from reelscribe.pipeline.show import evaluation as show_evaluation
 from reelscribe.pipeline.show import predictions as show_predictions
 from reelscribe.pipeline.show import training as show_training
@@ -31,6 +31,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "multi_label": {"label_smoothing": 0.05, "monitor": "val_map", "patience": 25},
     "dense": {"monitor": "val_frame_accuracy", "patience": 25},
     "value": {"label_smoothing": 0.0, "monitor": "val_mae", "patience": 25},
+    "caption": {"label_smoothing": 0.0, "monitor": "val_cider", "patience": 25, "scheduled_sampling": 0.2},
 }
 
 
@@ -107,6 +108,9 @@ def test_predictions_are_those_of_the_evaluation(learnt: Callable[[Task], Traini
     )
     for answer, expected in zip(answers, result.evaluation.predictions.values(), strict=True):
         match answer.outcome, expected:
+            case CaptionPrediction() as found, CaptionPrediction():
+                assert found.top_k == expected.top_k
+                assert found.attention.shape == (len(found.tokens), 6, 6, 8)
             case LabelsPrediction() as found, LabelsPrediction():
                 assert found.labels == expected.labels
                 assert found.top_k == expected.top_k
@@ -121,7 +125,7 @@ def test_predictions_are_those_of_the_evaluation(learnt: Callable[[Task], Traini
 
 def test_what_is_shown_of_each_task(learnt: Callable[[Task], TrainingResult], capsys: pytest.CaptureFixture[str]) -> None:
     said: dict[str, list[str]] = {}
-    for task in ("multi_label", "value"):
+    for task in ("multi_label", "value", "caption"):
         result = learnt(task)
         answers = [Answer(uri="a.mp4", outcome=next(iter(result.evaluation.predictions.values())))]
         capsys.readouterr()
@@ -133,6 +137,9 @@ def test_what_is_shown_of_each_task(learnt: Callable[[Task], TrainingResult], ca
     assert said["multi_label"][0].startswith("validation mAP ")
     assert any("average precision" in line for line in said["multi_label"])
     assert any('"labels": [' in line for line in said["multi_label"])
+    assert said["caption"][0].startswith("validation CIDEr-D ")
+    assert any("95 % interval" in line for line in said["caption"])
+    assert any('"caption": "the left dot moves ' in line for line in said["caption"])
     assert said["value"][0].startswith("validation mean absolute error ")
     assert any('"value": ' in line for line in said["value"])
     assert not any("label" in line for line in said["value"])
@@ -158,7 +165,13 @@ def test_a_labelling_job_refuses_what_its_rows_cannot_hold(learnt: Callable[[Tas
 @pytest.mark.parametrize(
     ("task", "training", "words"),
     [
-        ("value", {}, r"training\.label_smoothing=0\.1 is for single_label or multi_label or dense; with task=value set it to 0\.0"),
+        ("single_label", {"scheduled_sampling": 0.5}, r"scheduled_sampling=0\.5 is for caption"),
+        ("caption", {"mixup": 0.2}, r"mixup=0\.2 is for single_label"),
+        (
+            "value",
+            {},
+            r"training\.label_smoothing=0\.1 is for single_label or multi_label or dense or caption; with task=value set it to 0\.0",
+        ),
         ("value", {"label_smoothing": 0, "class_weights": "balanced"}, r'class_weights=balanced is for single_label; .* set it to "none"'),
         ("multi_label", {"balanced_sampling": True}, r"balanced_sampling=True is for single_label"),
         (

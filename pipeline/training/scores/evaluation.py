@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,19 @@ from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.manifest import read_manifest
-from reelscribe.pipeline.predictor import AnyPrediction, Prediction, Predictor, to_prediction
+from reelscribe.pipeline.predictor import (
+    AnyPrediction,
+    CaptionPrediction,
+    ClassPrediction,
+    Prediction,
+    Predictor,
+    to_prediction,
+    with_confidence,
+)
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.training.data import Failure, stable_seed
 from reelscribe.pipeline.training.recipes.splits import Row
+from reelscribe.pipeline.training.scores.captions import CaptionScores, with_meteor
 from reelscribe.pipeline.training.scores.metrics import AnyScores
 from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.clip import Clip
@@ -37,14 +46,22 @@ class Evaluation:
     truth: dict[str, Row]  # the row of each of these
     failures: tuple[Failure, ...]
 
-    def labelled(self) -> dict[str, Prediction]:
+    def labelled(self) -> dict[str, ClassPrediction]:
         """The predictions of a single label each."""
-        return {video_id: found for video_id, found in self.predictions.items() if isinstance(found, Prediction)}
+        return {video_id: found for video_id, found in self.predictions.items() if isinstance(found, ClassPrediction)}
+
+    def captions(self) -> dict[str, CaptionPrediction]:
+        """The predictions of a caption each."""
+        return {video_id: found for video_id, found in self.predictions.items() if isinstance(found, CaptionPrediction)}
 
     def confidences(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """Of each clip with a single label, the confidence of its label and whether that is right: (N,) each."""
-        found = self.labelled().items()
-        return np.array([p.confidence for _, p in found]), np.array([p.label == self.truth[video_id]["label"] for video_id, p in found])
+        """Of each clip with a single label or caption, its confidence, and whether it is right, or what a person wrote: (N,) each."""
+        found = {**self.labelled(), **self.captions()}
+        right = [p.label in (row["captions"] if self.task == "caption" else (row["label"],)) for p, row in self._with_rows(found)]
+        return np.array([p.confidence for p in found.values()]), np.array(right)
+
+    def _with_rows(self, found: Mapping[str, Prediction]) -> Iterator[tuple[Prediction, Row]]:
+        return ((prediction, self.truth[video_id]) for video_id, prediction in found.items())
 
 
 def evaluate(
@@ -93,9 +110,10 @@ def evaluate(
 
 
 def read_anew(evaluation: Evaluation, spec: BundleSpec) -> Evaluation:
-    """The same answers of a network for a single label, read with the temperature and the threshold of ``spec``."""
+    """The same answers of a network, single labels or captions, read with the calibration and the threshold of ``spec``."""
     predictions: dict[str, AnyPrediction] = {
-        video_id: to_prediction(found.logits, spec) for video_id, found in evaluation.labelled().items()
+        **{video_id: to_prediction(found.logits, spec) for video_id, found in evaluation.labelled().items()},
+        **{video_id: with_confidence(found, spec) for video_id, found in evaluation.captions().items()},
     }
     scores = TASKS[spec.task].scores(list(predictions.values()), list(evaluation.truth.values()), spec.labels)
     return replace(evaluation, predictions=predictions, scores=scores)
@@ -122,7 +140,11 @@ def evaluate_model(
             raise ManifestError(f"{data}: no row has the split '{split}'{nearest(split, found)} ({there})")
         rows = [row for row in rows if row["split"] == split]
     with DecodePool(decode.num_workers, decode.limits) as pool, progress("evaluating") as advance:
-        return evaluate(predictor, rows, pool=pool, decode=decode, shuffle_seed=shuffle_seed, progress=advance)
+        result = evaluate(predictor, rows, pool=pool, decode=decode, shuffle_seed=shuffle_seed, progress=advance)
+    if isinstance(result.scores, CaptionScores):
+        said = [prediction.label for prediction in result.captions().values()]
+        return replace(result, scores=with_meteor(result.scores, said, [row["captions"] for row in result.truth.values()]))
+    return result
 
 
 def shuffled(clip: Clip, seed: int) -> Clip:

@@ -17,6 +17,8 @@ from torchmetrics.functional.classification import (
     multilabel_f1_score,
 )
 
+from reelscribe.pipeline.training.scores.captions import CaptionScores
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationScores:
@@ -90,7 +92,7 @@ class FrameScores:
     metrics: dict[str, float]  # those of segments.dense_scores; majority (frames of the commonest label), clips
 
 
-AnyScores = ClassificationScores | MultiLabelScores | ValueScores | FrameScores
+AnyScores = ClassificationScores | MultiLabelScores | ValueScores | FrameScores | CaptionScores
 
 
 def by_label(scores: AnyScores) -> tuple[str, dict[str, float]]:
@@ -100,7 +102,7 @@ def by_label(scores: AnyScores) -> tuple[str, dict[str, float]]:
             return "recall", scores.recall
         case MultiLabelScores():
             return "average precision", scores.average_precision
-        case ValueScores() | FrameScores():
+        case ValueScores() | FrameScores() | CaptionScores():
             return "", {}
 
 

@@ -26,8 +26,10 @@ def clip_losses(network: ArrayNetwork, arrays: Sequence[Tensor], targets: Tensor
     network.eval()
     losses = []
     for array, target in zip(arrays, targets, strict=True):
-        logits, _ = network(array[None].to(device), torch.tensor([len(array)], device=device))
-        losses.append(loss(logits, target[None].to(device)).cpu())
+        target = target[None].to(device)
+        heard = {"heard": target} if loss.teacher_forced else {}
+        logits, _ = network(array[None].to(device), torch.tensor([len(array)], device=device), **heard)
+        losses.append(loss(logits, target).cpu())
     return torch.cat(losses)
 
 

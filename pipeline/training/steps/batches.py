@@ -18,7 +18,7 @@ from reelscribe.pipeline.predictor import pad
 from reelscribe.pipeline.training.data import ClipSet, stable_seed
 from reelscribe.pipeline.training.steps.augment import augment_stored, augment_targets
 from reelscribe.pipeline.training.steps.losses import IGNORED, balanced_weights
-from reelscribe.pipeline.training.tasks import Target
+from reelscribe.pipeline.training.tasks import References, Target
 
 
 class Draw(NamedTuple):
@@ -34,9 +34,10 @@ class Batch:
 
     inputs: Tensor  # (B, T, ...) frames uint8 or features, padded with zeros
     lengths: Tensor  # (B,)
-    targets: Tensor  # (B,) class indices or values, or (B, C) shares of classes or labels
+    targets: Tensor  # (B,) class indices or values, (B, C) shares of classes or labels, or (B, T) of frames or tokens
     offset: int  # the first row's place in the global batch
     total: int  # rows of the global batch
+    clips: tuple[int, ...] = ()  # which training clips these are
 
     def split(self, parts: int) -> list[Batch]:
         """At most so many batches with even shares of the rows, none of them empty."""
@@ -46,7 +47,12 @@ class Batch:
         )
         return [
             Batch(
-                inputs=inputs[:, : int(lengths.max())], lengths=lengths, targets=targets, offset=self.offset + int(start), total=self.total
+                inputs=inputs[:, : int(lengths.max())],
+                lengths=lengths,
+                targets=targets,
+                offset=self.offset + int(start),
+                total=self.total,
+                clips=self.clips[start : start + len(lengths)],
             )
             for inputs, lengths, targets, start in columns
         ]
@@ -82,13 +88,26 @@ class Batches:
         return augment_stored(array, self.augmentation, seed=stable_seed(self.seed, "stored", epoch, *draw))
 
     def targets(self, epoch: int, draws: Sequence[Draw]) -> Tensor:
-        """Those of ``array`` of each: one (B, ...) a clip, or one a frame (B, T) with IGNORED after the last."""
+        """Those of ``array`` of each: one (B, ...) a clip, or one a frame or token (B, T) with IGNORED after the last.
+
+        Of a clip with several captions it is one of them, another one in each epoch.
+        """
         targets = [self.clips.targets[draw.clip] for draw in draws]
+        if isinstance(targets[0], References):
+            said = cast("list[References]", targets)
+            return pad_targets(
+                [those.tokens[self._caption(epoch, draw, len(those.tokens))] for those, draw in zip(said, draws, strict=True)]
+            )
         if not per_frame(targets):
             return torch.tensor(targets)
         views = [cast("tuple[tuple[int, ...], ...]", target)[self._view(epoch, draw)] for target, draw in zip(targets, draws, strict=True)]
         seeds = [stable_seed(self.seed, "stored", epoch, *draw) for draw in draws]
         return pad_targets([augment_targets(view, self.augmentation, seed=seed) for view, seed in zip(views, seeds, strict=True)])
+
+    def _caption(self, epoch: int, draw: Draw, count: int) -> int:
+        """All in turn, in an order that differs from clip to clip."""
+        turn, place = divmod(epoch - 1 + draw.repeat, count)
+        return int(np.random.default_rng(stable_seed(self.seed, "caption", turn, draw.clip)).permutation(count)[place])
 
     def _view(self, epoch: int, draw: Draw) -> int:
         return (stable_seed(self.seed, "view", epoch, draw.clip) + draw.repeat) % len(self.clips.files[draw.clip])
@@ -101,7 +120,14 @@ class Batches:
         else:
             arrays = [self.array(epoch, draws[row]) for row in rows]
         inputs, lengths = pad(arrays)
-        return Batch(inputs=inputs, lengths=lengths, targets=targets[rows.start : rows.stop], offset=rows.start, total=len(draws))
+        return Batch(
+            inputs=inputs,
+            lengths=lengths,
+            targets=targets[rows.start : rows.stop],
+            offset=rows.start,
+            total=len(draws),
+            clips=tuple(draws[row].clip for row in rows),
+        )
 
     def _mixed(self, epoch: int, step: int, draws: Sequence[Draw], rows: range, targets: Tensor) -> tuple[list[Tensor], Tensor]:
         """mixup (arXiv 1710.09412): each clip of the batch blended with another; arrays of the rows, and targets of all."""
@@ -124,7 +150,7 @@ def per_frame(targets: Sequence[Target]) -> bool:
 
 
 def pad_targets(targets: Sequence[Sequence[int]]) -> Tensor:
-    """Classes of the frames of clips of any length: (B, T)."""
+    """Classes of frames, or tokens, in rows of any length: (B, T)."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(one) for one in targets], batch_first=True, padding_value=IGNORED)
 
 

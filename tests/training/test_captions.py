@@ -1,0 +1,83 @@
+"""What captions ask of the loop: another caption in each epoch, sentences that are said and scored, and training on their scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import CONFIG, drawn_data, trainer
+
+from reelscribe.models.captioner import Captioner
+from reelscribe.pipeline.captions import CaptionConfig
+from reelscribe.pipeline.config import AugmentationConfig
+from reelscribe.pipeline.training.loop import Trainer
+from reelscribe.pipeline.training.scores.captions import cider_by_clip
+from reelscribe.pipeline.training.steps.batches import Batches, Draw
+from reelscribe.pipeline.training.steps.self_critical import CiderReward
+from reelscribe.pipeline.training.tasks import TASKS, References
+from reelscribe.pipeline.vocabulary import vocabulary, word_vocabulary
+
+
+def test_the_reward_is_the_reference_codes_score(shared_data: Path) -> None:
+    items = json.loads((shared_data / "msvd" / "metric_oracle.json").read_text(encoding="utf-8"))["items"]
+    captions = [item["references"] for item in items]
+    labels = word_vocabulary([one for those in captions for one in those] + [item["candidate"] for item in items], min_count=1)
+    references = [TASKS["caption"].target({"captions": those}, labels) for those in captions]
+    reward = CiderReward([one for one in references if isinstance(one, References)])
+    said = [vocabulary(labels).encode(item["candidate"])[:-1] for item in items]
+    assert [reward(tokens, clip) for clip, tokens in enumerate(said)] == pytest.approx([item["cider"] for item in items], abs=1e-6)
+    other = said[1:] + said[:1]
+    expected = cider_by_clip([vocabulary(labels).decode(tokens) for tokens in other], captions)
+    assert [reward(tokens, clip) for clip, tokens in enumerate(other)] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def captioner(data: Any, **keywords: Any) -> Captioner:
+    torch.manual_seed(7)
+    sizes = {"encoder": "tiny", "weights": "none", "stride": 4, "trainable_stages": 2, "projection": 8, "hidden_size": 16}
+    return Captioner(num_tokens=len(data.labels), frame_size=(16, 16), embedding_size=8, dropout=0.1, **(sizes | keywords))
+
+
+def captioned(folder: Path, **changes: Any) -> Trainer:
+    data = drawn_data(folder, train=8, val=4, task="caption")
+    config = CONFIG.model_copy(update={"epochs": 4, "learning_rate": 1e-2, **changes})
+    return trainer(data, config, model=captioner(data), caption=CaptionConfig(max_length=8))
+
+
+def test_every_caption_of_a_clip_comes_in_turn(tmp_path: Path) -> None:
+    data = drawn_data(tmp_path, train=4, val=2, task="caption")
+    batches = Batches(data.train, len(data.labels), CONFIG, AugmentationConfig(), seed=0)
+    own = data.train.targets[1]
+    assert isinstance(own, References)
+    rows = [batches.targets(epoch, [Draw(1, 0), Draw(0, 0)])[0] for epoch in range(1, 2 * len(own.tokens) + 1)]
+    heard = [tuple(row[row >= 0].tolist()) for row in rows]
+    assert set(heard[: len(own.tokens)]) == set(heard[len(own.tokens) :]) == set(own.tokens)
+
+
+def test_epochs_on_scores_follow_and_raise_them(tmp_path: Path) -> None:
+    """After a few epochs of cross-entropy, drawn sentences that score better become likelier."""
+    plain, critical = captioned(tmp_path, epochs=10), captioned(tmp_path, epochs=10, self_critical_epochs=5)
+    before, after = plain.fit(lambda _: None).history, critical.fit(lambda _: None).history
+    assert [e["val_loss"] for e in before[:5]] == [e["val_loss"] for e in after[:5]]
+    assert before[5]["val_loss"] != after[5]["val_loss"]
+    assert after[-1]["val_cider"] >= after[4]["val_cider"]
+    assert np.isfinite([value for epoch in after for value in epoch.values()]).all()
+
+
+def test_validation_says_what_the_network_says(tmp_path: Path) -> None:
+    one = captioned(tmp_path, epochs=2)
+    trained = one.fit(lambda _: None)
+    words, model = vocabulary(one.data.labels), one.model.eval()
+    assert isinstance(model, Captioner)
+    said = []
+    for i in range(len(one.data.val)):
+        frames = one.data.val.array(i, 0)[None]
+        lengths = torch.tensor([frames.shape[1]])
+        ((found,),) = model.say(model.forward_features(model.encode(frames), lengths), lengths, max_length=8)
+        said.append(words.decode(found.tokens))
+        assert trained.val_logits[i, 2 : 2 + len(found.tokens)].tolist() == list(found.tokens)
+    captions = [target.captions for target in one.data.val.targets if isinstance(target, References)]
+    assert trained.history[-1]["val_cider"] == pytest.approx(cider_by_clip(said, captions).mean())
