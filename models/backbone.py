@@ -108,14 +108,10 @@ class Backbone(nn.Module):
         time_gaps: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {"projection": projection, "hidden_size": hidden_size, "layers": layers}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
-        if encoder_input not in ENCODER_INPUTS:
-            raise unknown("encoder input", encoder_input, ENCODER_INPUTS)
-        if pooling not in POOLINGS:
-            raise unknown("pooling", pooling, POOLINGS)
+        refuse_sizes_below_one(projection=projection, hidden_size=hidden_size, layers=layers)
+        for what, name, known in (("encoder input", encoder_input, ENCODER_INPUTS), ("pooling", pooling, POOLINGS)):
+            if name not in known:
+                raise unknown(what, name, known)
         self.sees_changes = encoder_input == "changes"
         self.encoder = build_encoder(encoder, weights=weights, stride=stride, trainable_stages=trainable_stages)
         self.grid_size = self.encoder.grid_size(*frame_size)
@@ -149,6 +145,11 @@ class Backbone(nn.Module):
     def causal(self) -> bool:
         """Whether it can be stepped: the states at a time depend on nothing later."""
         return self.recurrent.causal
+
+    @property
+    def takes_gaps(self) -> bool:
+        """Whether every call takes the seconds between frames."""
+        return self.recurrent.gap is not None
 
     def require_summary(self) -> None:
         """Raises ValueError where the readout takes the state at the last frame and that has seen but one frame."""
@@ -196,3 +197,10 @@ class Backbone(nn.Module):
         if self.recurrent.spatial:
             cells, states = states, self.flatten(states)
         return Seen(states, cells), RecognizerState(motion=motion, recurrent=recurrent, readout=())
+
+
+def refuse_sizes_below_one(**sizes: int) -> None:
+    """Raises ValueError for the first that cannot be."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")

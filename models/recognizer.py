@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reelscribe.models.backbone import Backbone, RecognizerState
+from reelscribe.models.backbone import Backbone, RecognizerState, refuse_sizes_below_one
 
 
 class Recognizer(Backbone):
@@ -26,8 +26,7 @@ class Recognizer(Backbone):
 
     def __init__(self, *, num_classes: int, per_frame: bool = False, **backbone: Any) -> None:
         super().__init__(**backbone)
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: expected at least 1")
+        refuse_sizes_below_one(num_classes=num_classes)
         self.per_frame = per_frame
         self.classifier = nn.Linear(self.readout.hidden_size, num_classes)
         if not per_frame:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import Config, ModelConfig, Task, TransformConfig
-from reelscribe.pipeline.errors import ModelError, UsageError
+from reelscribe.pipeline.errors import ModelError
 from reelscribe.pipeline.sampling import SamplingSpec
 from reelscribe.pipeline.video.clip import ClipRequest
 from reelscribe.pipeline.video.types import Backend
@@ -78,14 +78,6 @@ class BundleSpec(BaseModel):
     def caption_confidence(self, log_probability: float) -> float:
         """The probability that a caption is what a person would write, from the mean log-probability of its tokens (Platt 1999)."""
         return 1 / (1 + math.exp(-(self.caption_slope * log_probability + self.caption_offset)))
-
-    def require_single_label(self, what: str) -> None:
-        """Raises UsageError for a model that does not say one thing of a clip, a label or a caption, with which ``what`` cannot be done."""
-        if self.task not in ("single_label", "caption"):
-            raise UsageError(
-                f"{what} needs a model with task=single_label or task=caption, {self.name} has task={self.task}; `reelscribe evaluate` and "
-                "`reelscribe predict` work with it"
-            )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 registry = typer.Typer(no_args_is_help=True, help="Ask the model registry, and move its aliases.")
 app.add_typer(registry, name="registry")
+job = typer.Typer(no_args_is_help=True, help="Look at labelling jobs.")
+app.add_typer(job, name="job")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a model folder.")]
@@ -33,6 +35,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Decode processes; 0 is one per core. On Ray the cluster's CPUs decide.")]
 Timeout = Annotated[float, typer.Option(min=0.1, max=86400, help="Seconds that decoding one video may take.")]
 Memory = Annotated[int, typer.Option(min=64, help="MB that decoding one video may take.")]
+Truncated = Annotated[
+    Literal["fail", "use"], typer.Option(help="A cut or damaged video is a failure, or the frames that decode of it are used.")
+]
+Reader = Annotated[
+    Literal["auto", "decord", "opencv", "pyav", "torchcodec"],
+    typer.Option("--backend", help="Decoding library; auto takes the one that is exact for the file, and falls back to the next."),
+]
+WindowsText = Annotated[
+    str, typer.Option("--windows", metavar="LENGTH[/STEP]", help="Label windows of a long video: 10s, or 10s/5s for one every 5 s.")
+]
 Seeds = Annotated[str, typer.Option(help="Train with each of these seeds, e.g. 0,1,2; registers nothing.")]
 Why = Annotated[str, typer.Option(help="A word on the reason, kept in the history.")]
 DEFAULT_OUTPUT = "runs"  # as in config.Config
@@ -100,6 +112,8 @@ def evaluate(
     workers: Workers = 0,
     timeout: Timeout = 60.0,
     memory_mb: Memory = 2048,
+    backend: Reader = "auto",
+    truncated: Truncated = "fail",
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
@@ -114,9 +128,10 @@ def evaluate(
         split=split,
         tracking=_tracking(tracking_uri),
         device=device,
-        decode=DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb),
+        decode=DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated),
         shuffle_seed=shuffle_frames,
         progress=console.progress,
+        meteor=True,
     )
     show.evaluation(result, as_json=json)
 
@@ -125,33 +140,52 @@ def evaluate(
 def predict(
     model: Model,
     videos: Annotated[list[str], typer.Argument(help="Video files, folders, quoted globs or label files.")],
+    windows: WindowsText = "",
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
     memory_mb: Memory = 2048,
+    backend: Reader = "auto",
+    truncated: Truncated = "fail",
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
     """Print the labels of a few videos."""
-    from reelscribe.pipeline import show
+    from reelscribe.pipeline import show_labels
     from reelscribe.pipeline.config import DecodeConfig
     from reelscribe.pipeline.labeling.predict import predict_videos
+    from reelscribe.pipeline.sampling import Windows
 
-    decode = DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb)
-    show.predictions(predict_videos(model, videos, tracking=_tracking(tracking_uri), device=device, decode=decode), as_json=json)
+    decode = DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated)
+    answers = predict_videos(
+        model, videos, tracking=_tracking(tracking_uri), device=device, decode=decode, windows=Windows.parse(windows) if windows else None
+    )
+    show_labels.predictions(answers, as_json=json)
 
 
 @app.command(epilog="Example: reelscribe label models:/gestures@champion videos/ --out labels/")
 def label(
     model: Model,
-    videos: Annotated[str, typer.Argument(metavar="INPUT", help="A folder, a quoted glob, one video, or a label file.")],
-    out: Annotated[Path, typer.Option(help="Folder for labels/, failures/, job.json and report.html.")],
+    videos: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="A folder, a quoted glob, one video, a label file, s3://BUCKET/PREFIX, or - for one path or URI a line."
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="Folder or s3://BUCKET/FOLDER for labels/, failures/, job.json and report.html.")],
     engine: Annotated[Literal["local", "ray"], typer.Option(help="This process and its decode workers, or Ray.")] = "local",
     address: Annotated[str, typer.Option(help="Ray cluster for --engine ray: auto or HOST:PORT; empty starts one here.")] = "",
+    windows: WindowsText = "",
+    scores: Annotated[bool, typer.Option("--scores", help="Write the probability of every class, not only of the best.")] = False,
+    retry: Annotated[
+        str, typer.Option(metavar="CLASSES", help="Try failures of these classes again, e.g. timeout,network, or retryable for all such.")
+    ] = "",
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
     memory_mb: Memory = 2048,
+    backend: Reader = "auto",
+    truncated: Truncated = "fail",
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
@@ -159,24 +193,38 @@ def label(
 
     A video that cannot be used becomes a row in failures with its cause, and does not end the job.
     """
-    from reelscribe.pipeline import console, show
+    from reelscribe.pipeline import console, show_labels
     from reelscribe.pipeline.config import DecodeConfig
+    from reelscribe.pipeline.errors import failure_classes
+    from reelscribe.pipeline.labeling.job import JobOptions
     from reelscribe.pipeline.labeling.launch import label_videos
+    from reelscribe.pipeline.sampling import Windows
 
     if address and engine == "local":
         raise UsageError("--address is for --engine ray; give both, or neither")
-    summary = label_videos(
-        model,
-        videos,
-        out=out,
+    options = JobOptions(
         engine=engine,
-        address=address,
+        cluster_address=address,
         device=device,
-        decode=DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb),
-        tracking=_tracking(tracking_uri),
-        progress=console.progress,
+        decode=DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated),
+        windows=Windows.parse(windows) if windows else None,
+        scores=scores,
+        retry=failure_classes(retry),
     )
-    show.labelling(summary, as_json=json)
+    summary = label_videos(model, videos, out=out, options=options, tracking=_tracking(tracking_uri), progress=console.progress)
+    show_labels.labelling(summary, as_json=json)
+
+
+@job.command("status", epilog="Example: reelscribe job status labels/")
+def status_(
+    out: Annotated[str, typer.Argument(help="The --out of a labelling job.")],
+    json: Json = False,
+) -> None:
+    """Where a labelling job stands, while another process works on it or afterwards."""
+    from reelscribe.pipeline import show_labels
+    from reelscribe.pipeline.labeling.status import job_status
+
+    show_labels.job_status(job_status(out), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe demo --task caption")

@@ -125,6 +125,7 @@ class ModelConfig(_Section):
     bidirectional: bool = Field(default=False, description="half of the core reads the clip from its end; such a model cannot be stepped")
     groups: int = Field(default=1, ge=1, description="independent parts of rnn_tanh, lstm or gru, mixed after each layer")
     context: int | None = Field(default=None, ge=1, description="frames that the transformer sees; null is 64")
+    time_gaps: bool = Field(default=False, description="tell the core how many seconds lie between frames, where they are sampled unevenly")
     readout: Literal["last", "mean", "max", "attention"] = "attention"
     dropout: float = Field(default=0.3, ge=0, lt=1)
 

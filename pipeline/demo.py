@@ -16,8 +16,9 @@ from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.drawing.folder import NEW_FOLDER, TRUTH_FILE
 from reelscribe.pipeline.drawing.order import draw_order_dataset
 from reelscribe.pipeline.drawing.sentences import draw_sentence_dataset
-from reelscribe.pipeline.labeling.job import JobSummary
+from reelscribe.pipeline.labeling.job import JobOptions
 from reelscribe.pipeline.labeling.launch import label_videos
+from reelscribe.pipeline.labeling.work import JobSummary
 from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate_model
 
@@ -84,11 +85,8 @@ def run_demo(folder: Path, *, task: DemoTask = "single_label", engine: Literal["
     labelling = label_videos(
         training.model_uri,
         str(manifest.parent / NEW_FOLDER),
-        out=folder / "labels" / training.run_id,
-        engine=engine,
-        address="",
-        device="auto",
-        decode=decode,
+        out=str(folder / "labels" / training.run_id),
+        options=JobOptions(engine=engine, decode=decode),
         tracking=training.tracking_uri,
         progress=progress,
     )
@@ -98,7 +96,7 @@ def run_demo(folder: Path, *, task: DemoTask = "single_label", engine: Literal["
         test=test,
         shuffled=shuffled,
         labelling=labelling,
-        right=_count_right(labelling.out, manifest.with_name(TRUTH_FILE), demo.truth),
+        right=_count_right(Path(labelling.out), manifest.with_name(TRUTH_FILE), demo.truth),
         figure=demo.figure,
         figure_words=demo.figure_words,
     )

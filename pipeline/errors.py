@@ -181,6 +181,20 @@ class NetworkError(VideoError):
     retryable = True
 
 
+def failure_classes(text: str) -> frozenset[str]:
+    """The classes of failures that ``timeout,network`` names; ``retryable`` stands for all that may work another time.
+
+    Raises UsageError for a class that there is none of.
+    """
+    known = {kind.failure: kind for kind in VideoError.__subclasses__()}
+    names = {name.strip() for name in text.split(",") if name.strip()}
+    if "retryable" in names:
+        names = names - {"retryable"} | {name for name, kind in known.items() if kind.retryable}
+    for name in sorted(names - known.keys()):
+        raise UsageError(f"there is no class of failures '{name}'{nearest(name, known)}; expected some of {', '.join(sorted(known))}")
+    return frozenset(names)
+
+
 def nearest(got: str, allowed: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the allowed word most like ``got``, or an empty string."""
     close = difflib.get_close_matches(got, list(allowed), n=1, cutoff=0.5)

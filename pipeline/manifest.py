@@ -255,7 +255,7 @@ def _row(values: Mapping[str, Any], folder: Path, task: Task | None) -> dict[str
         raise ValueError(f"the end, {_seconds(end)} s, is not after the start, {_seconds(start or 0.0)} s")
     return {
         "video_id": fields.text(values.get("video_id"), "video_id") or _default_id(given, folder) + _fragment(start, end),
-        "uri": _absolute(given, folder),
+        "uri": video_uri(given, folder),
         "start_s": start,
         "end_s": end,
         **{name: fields.text(values.get(name), name).strip() or None for name in ("group", "split", "fold")},
@@ -307,8 +307,8 @@ def _refuse_unknown_scheme(uri: str) -> None:
         raise ValueError(f"'{uri}': {scheme}:// is not read here; expected a path, or {allowed}")
 
 
-def _absolute(given: str, folder: Path) -> str:
-    """An absolute path, or a URI of a known scheme as it is."""
+def video_uri(given: str, folder: Path) -> str:
+    """An absolute path, or a URI of a known scheme as it is. Raises ValueError for another scheme."""
     if _scheme(given):
         _refuse_unknown_scheme(given)
         return given

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from reelscribe.models.backbone import Seen
 from reelscribe.models.captioner import Captioner
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle
 from reelscribe.pipeline.config import Task
@@ -28,16 +29,16 @@ class Prediction:
     """What the model says of one clip: a label, or a caption."""
 
     label: str
-    confidence: float  # that the label is right, after calibration
+    confidence: float  # that it is right, after calibration
     top_k: tuple[tuple[str, float], ...]  # the best first, with their confidences
     accepted: bool | None  # whether the confidence reaches the model's threshold; None for a model without one
+    scores: npt.NDArray[np.float32]  # (C,) probabilities in the order of the model's labels; of captions the confidences of the top k
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassPrediction(Prediction):
     """One of the model's labels."""
 
-    scores: npt.NDArray[np.float32]  # (C,) probabilities, in the order of the model's labels
     logits: npt.NDArray[np.float32]  # (views, C) as the network gives them, before the temperature
 
 
@@ -104,6 +105,11 @@ def frames_tensor(frames: Frames) -> torch.Tensor:
     return torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)  # (T, H, W, 3) -> (T, 3, H, W)
 
 
+def frame_gaps(times_s: Sequence[float]) -> torch.Tensor:
+    """Seconds between each frame and the one before, in whatever order they are, and zero at the first: (T,)."""
+    return torch.tensor(np.abs(np.diff(times_s, prepend=times_s[0])), dtype=torch.float32)
+
+
 def pad(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack clips (T, ...) of any length: (B, T, ...) with zeros at the end, and lengths (B,)."""
     return torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True), torch.tensor([len(clip) for clip in clips])
@@ -128,38 +134,42 @@ class Predictor:
 
     def _predict(self, clip: Clip) -> AnyPrediction:
         frames, lengths = pad([frames_tensor(view) for view in clip.views])
+        gaps = pad([frame_gaps(view.pts_seconds) for view in clip.views])[0].to(self.device) if self.model.takes_gaps else None
         if isinstance(self.model, Captioner):
-            return caption(self.model, frames[:1].to(self.device), self.bundle.spec, seed=clip.digest)
-        logits = self.model(frames.to(self.device), lengths.to(self.device)).float().cpu()  # (views, C)
+            seen = self.model.forward_features(
+                self.model.encode(frames[:1].to(self.device)), lengths[:1].to(self.device), None if gaps is None else gaps[:1]
+            )
+            return caption(self.model, seen, self.bundle.spec, seed=clip.digest)
+        logits = self.model(frames.to(self.device), lengths.to(self.device), gaps).float().cpu()  # (views, C)
         if self.bundle.spec.task == "dense":
             return _to_segments(logits[0], [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
         return _READ[self.bundle.spec.task](logits.numpy(), self.bundle.spec)
 
 
-def caption(model: Captioner, frames: torch.Tensor, spec: BundleSpec, *, seed: str) -> CaptionPrediction:
-    """What a captioner says of one clip (1, T, 3, H, W), searched for or, at a temperature, drawn at random from the seed.
+def caption(model: Captioner, seen: Seen, spec: BundleSpec, *, seed: str) -> CaptionPrediction:
+    """What a captioner says of one clip that it has seen, searched for or, at a temperature, drawn at random from the seed.
 
     Raises ModelError for numbers that are not finite.
     """
-    lengths = torch.tensor([frames.shape[1]], device=frames.device)
-    seen, settings = model.forward_features(model.encode(frames), lengths), spec.caption
+    lengths, settings = torch.tensor([seen.states.shape[1]], device=seen.states.device), spec.caption
     if settings.temperature:
         draw = {"temperature": settings.temperature, "top_p": settings.top_p, **settings.rules}
         numbers = [zlib.crc32(f"{seed} {i}".encode()) for i in range(settings.beam)]
-        found = [model.imagine(seen, lengths, seed=number, **draw)[0] for number in numbers]
-        found = sorted({one.tokens: one for one in found}.values(), key=lambda one: -one.score(settings.length_penalty))
+        drawn = [model.imagine(seen, lengths, seed=number, **draw)[0] for number in numbers]
+        found = sorted({one.tokens: one for one in drawn}.values(), key=lambda one: -one.score(settings.length_penalty))
     else:
         (found,) = model.say(seen, lengths, beam=settings.beam, **settings.rules)
     words = vocabulary(spec.labels)
-    means = _finite(np.array([one.score(1.0) for one in found], dtype=np.float32)).tolist()
+    means = _finite(np.array([one.score(1.0) for one in found], dtype=np.float32))
     draft = CaptionPrediction(
         label="",
         confidence=0.0,
         top_k=tuple((words.decode(one.tokens), 0.0) for one in found),
         accepted=None,
+        scores=means,
         tokens=(*(words.tokens[token] for token in found[0].tokens), END),
         attention=found[0].attention.cpu().numpy(),
-        log_probabilities=tuple(means),
+        log_probabilities=tuple(means.tolist()),
     )
     return with_confidence(draft, spec)
 
@@ -167,8 +177,8 @@ def caption(model: Captioner, frames: torch.Tensor, spec: BundleSpec, *, seed: s
 def with_confidence(found: CaptionPrediction, spec: BundleSpec) -> CaptionPrediction:
     """The same sentences with the confidences that a model gives them."""
     confidences = [spec.caption_confidence(mean) for mean in found.log_probabilities]
-    top_k = tuple((caption, confidence) for (caption, _), confidence in zip(found.top_k, confidences, strict=True))
-    return replace(found, label=top_k[0][0], confidence=top_k[0][1], top_k=top_k)
+    top_k = tuple((text, confidence) for (text, _), confidence in zip(found.top_k, confidences, strict=True))
+    return replace(found, label=top_k[0][0], confidence=top_k[0][1], top_k=top_k, scores=np.array(confidences, dtype=np.float32))
 
 
 def to_prediction(logits: npt.NDArray[np.float32], spec: BundleSpec) -> ClassPrediction:

@@ -1,19 +1,21 @@
 """Which moments of a video make a clip: one spec in seconds for training, evaluation, labelling and serving.
 
 Everything here is pure arithmetic on times; no file is opened. A *plan* is one tuple of times per view. Decoding then takes,
-for each time t, the frame on screen at t (pts <= t < next pts).
+for each time t, the frame on screen at t (pts <= t < next pts). A long video is first cut into *windows*, each of which is a clip.
 """
 
 from __future__ import annotations
 
+import math
 import random
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelscribe.pipeline.errors import VideoTooShortError
+from reelscribe.pipeline.errors import UsageError, VideoTooShortError
 
 Times = tuple[float, ...]
 
@@ -58,6 +60,46 @@ class KeyframeSampling(_Sampling):
 
 AnySampling = UniformSampling | RateSampling | DenseSampling | KeyframeSampling
 SamplingSpec = Annotated[AnySampling, Field(discriminator="kind")]
+
+
+class Windows(_Sampling):
+    """Windows of ``length_s``, one every ``hop_s``, from the start of a video or clip to its end."""
+
+    length_s: float = Field(gt=0, allow_inf_nan=False)
+    hop_s: float = Field(gt=0, allow_inf_nan=False, description="below length_s they overlap, above it parts are left out")
+
+    @classmethod
+    def parse(cls, text: str) -> Windows:
+        """``10s``, or ``10s/5s`` for one every 5 seconds; ``ms``, ``m`` and ``h`` are understood too. Raises UsageError."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?(?:/(\d+(?:\.\d+)?)(ms|s|m|h)?)?", text.strip())
+        length_s, hop_s = (float(found[i] or 0) * _SECONDS[found[i + 1] or "s"] for i in (1, 3)) if found else (0.0, 0.0)
+        if not found or not length_s or (found[3] and not hop_s):
+            raise UsageError(f"windows '{text}': expected a length such as 10s, or a length and a step such as 10s/5s, both above 0")
+        return cls(length_s=length_s, hop_s=hop_s or length_s)
+
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def plan_windows(spec: Windows, *, start_s: float, end_s: float) -> tuple[tuple[float, float], ...]:
+    """Start and end of each window in ``[start_s, end_s)``, in seconds; one at least.
+
+    The last window may be shorter than the others: the rest after the whole ones. A rest that would show less than half a step (or, where
+    windows leave gaps, less than half a window) of what no other shows is no window: it is added to the last one, or left out as a gap.
+    """
+    if not start_s < end_s:
+        raise VideoTooShortError(f"the clip from {start_s:g} s to {end_s:g} s has no length")
+    length, hop = spec.length_s, spec.hop_s
+    whole = math.floor((end_s - start_s - length) / hop + 1e-9) + 1
+    if whole < 1:
+        return ((start_s, end_s),)
+    windows = [(start_s + i * hop, min(start_s + i * hop + length, end_s)) for i in range(whole)]
+    rest_s, shown_s = start_s + whole * hop, windows[-1][1]
+    if end_s - max(rest_s, shown_s) >= min(length, hop) / 2:
+        windows.append((rest_s, end_s))
+    elif hop <= length:
+        windows[-1] = (windows[-1][0], end_s)
+    return tuple(windows)
 
 
 def plan_times(

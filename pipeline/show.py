@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.console import print_json, print_table, say
-from reelscribe.pipeline.errors import VideoError
 from reelscribe.pipeline.tracking.uri import redact
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.bundle import BundleSpec
     from reelscribe.pipeline.demo import DemoResult
     from reelscribe.pipeline.doctor import Check, VideoFacts
-    from reelscribe.pipeline.labeling.job import JobSummary
-    from reelscribe.pipeline.labeling.predict import Answer
     from reelscribe.pipeline.predictor import AnyPrediction
     from reelscribe.pipeline.tracking.registry import AliasMove, ModelDetails, ModelVersion, Promotion, RegisteredModel, VersionComparison
     from reelscribe.pipeline.training.data import Failure
@@ -86,7 +83,7 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
                 **({measure.replace(" ", "_"): values, "labels": list(result.labels)} if values else {}),
                 **show_captions.facts(scores),
                 **({"confusion": scores.confusion.tolist()} if isinstance(scores, ClassificationScores) else {}),
-                "predictions": {video_id: _prediction(found) for video_id, found in result.predictions.items()},
+                "predictions": {video_id: prediction(found) for video_id, found in result.predictions.items()},
                 "failures": [asdict(failure) for failure in result.failures],
             }
         )
@@ -112,7 +109,7 @@ def _confusions(scores: ClassificationScores, labels: list[str]) -> None:
         print_table(["true", "taken for", "clips"], [(a, b, count) for count, a, b in worst])
 
 
-def _prediction(found: AnyPrediction) -> dict[str, Any]:
+def prediction(found: AnyPrediction) -> dict[str, Any]:
     """A prediction of any task as JSON."""
     from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
@@ -127,23 +124,6 @@ def _prediction(found: AnyPrediction) -> dict[str, Any]:
             return {"value": found.value}
         case FramesPrediction():
             return {"segments": [segment._asdict() for segment in found.segments]}
-
-
-def labelling(summary: JobSummary, *, as_json: bool) -> None:
-    """What a job came to, and where."""
-    from reelscribe.pipeline.report.page import REPORT_FILE
-
-    report = summary.out / REPORT_FILE
-    if as_json:
-        print_json({**asdict(summary), "report": report})
-        return
-    speed = f", {summary.videos_per_s:.1f} videos/s, bound by {summary.bound_by}" if summary.videos_per_s and summary.bound_by else ""
-    earlier = f" ({summary.resumed} of them by earlier runs)" if summary.resumed else ""
-    say(f"{summary.labelled} labelled, {summary.failed} failed, of {summary.total}{earlier} in {summary.seconds:.1f} s{speed}")
-    for failure, count in summary.failed_by_class.items():
-        say(f"  {count} {failure}")
-    say(f"labels    {summary.out / 'labels'}   failures {summary.out / 'failures'}")
-    say(f"report    {report}")
 
 
 def demo(result: DemoResult, *, as_json: bool) -> None:
@@ -161,7 +141,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
                 "test_shuffled": shuffled,
                 "labelling": asdict(job),
                 "right": result.right,
-                "report": job.out / REPORT_FILE,
+                "report": f"{job.out}/{REPORT_FILE}",
             }
         )
         return
@@ -179,7 +159,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
     say(f"training clips left out          {len(result.training.failures)} (broken files)")
     say(f"new videos labelled              {job.labelled} of {job.total}, {result.right} of them right")
     say(f"new videos that failed           {job.failed}: {failed}\n")
-    say(f"report    {job.out / REPORT_FILE}")
+    say(f"report    {job.out}/{REPORT_FILE}")
     say(f"model     reelscribe registry show {result.training.model_uri} {where}")
     say(f"runs      {how_to_look(result.training.tracking_uri)}")
     say(f"predict   reelscribe predict {result.training.model_uri} VIDEO {where}")
@@ -263,41 +243,6 @@ def comparison(found: VersionComparison, *, as_json: bool) -> None:
     say(f"labels: {labels}; training data: {data}")
 
 
-def predictions(answers: list[Answer], *, as_json: bool) -> None:
-    """One line a video."""
-    if as_json:
-        print_json([_answer(answer) for answer in answers])
-        return
-    rows: list[tuple[str, str, str]] = []
-    for answer in answers:
-        if isinstance(answer.outcome, VideoError):
-            rows.append((answer.uri, answer.outcome.failure, f"{answer.outcome}; {answer.outcome.advice}"))
-        else:
-            rows.append((answer.uri, *_in_words(answer.outcome)))
-    print_table(["video", "answer", "then"], rows)
-
-
-def _in_words(found: AnyPrediction) -> tuple[str, str]:
-    """What the model says, and what it would say next."""
-    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
-
-    match found:
-        case Prediction():
-            doubt = " (below the threshold)" if found.accepted is False else ""
-            return f"{found.label} {found.confidence:.3f}{doubt}", _probabilities(found.top_k[1:3])
-        case LabelsPrediction():
-            given = [pair for pair in found.top_k if pair[0] in found.labels]
-            return _probabilities(given) or "no label", _probabilities([pair for pair in found.top_k if pair not in given][:2])
-        case ValuePrediction():
-            return f"{found.value:.4g}", ""
-        case FramesPrediction():
-            return ", ".join(f"{s.start_s:.2f} s {s.label}" for s in found.segments), f"until {found.times_s[-1]:.2f} s"
-
-
-def _probabilities(pairs: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{label} {probability:.3f}" for label, probability in pairs)
-
-
 def environment(checks: list[Check], *, as_json: bool) -> bool:
     """What this machine has; returns whether nothing is missing that is needed."""
     if as_json:
@@ -370,20 +315,6 @@ def _number(value: float | None) -> str:
 
 def _aliases(aliases: Mapping[str, int]) -> str:
     return ", ".join(f"@{alias} = {version}" for alias, version in sorted(aliases.items()))
-
-
-def _answer(answer: Answer) -> dict[str, Any]:
-    from reelscribe.pipeline.predictor import LabelsPrediction, Prediction
-
-    if isinstance(answer.outcome, VideoError):
-        error = answer.outcome
-        return {"uri": answer.uri, "failure": error.failure, "cause": str(error), "advice": error.advice}
-    facts = {"uri": answer.uri, **_prediction(answer.outcome)}
-    if isinstance(answer.outcome, Prediction):
-        facts["accepted"] = answer.outcome.accepted
-    if isinstance(answer.outcome, Prediction | LabelsPrediction):
-        facts["top_k"] = [{"label": label, "confidence": confidence} for label, confidence in answer.outcome.top_k]
-    return facts
 
 
 def leaks(found: tuple[Leak, ...]) -> None:

@@ -38,6 +38,25 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def s3_server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One S3 server on the loopback for all tests that need one; without buckets."""
+    import s3_server
+
+    with s3_server.serve(tmp_path_factory.mktemp("s3") / "words") as address:
+        yield address
+
+
+@pytest.fixture
+def s3(s3_server_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of the S3 server, which the environment names."""
+    import s3_server
+
+    for name, value in {**s3_server.ENVIRONMENT, "AWS_ENDPOINT_URL": s3_server_address}.items():
+        monkeypatch.setenv(name, value)
+    return s3_server_address
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray cluster on the loopback for all tests that need one."""
     from reelscribe.pipeline.cluster import cluster

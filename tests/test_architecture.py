@@ -23,19 +23,19 @@ ROOT = Path(__file__).resolve().parents[1]
 # A part of reelscribe.pipeline may import the parts of the lines above its own, never of its own line or below.
 LAYERS = (
     ("errors",),
-    ("sampling", "vocabulary", "subtitles"),
+    ("sampling", "stores", "vocabulary", "subtitles"),
     ("video", "captions"),
     ("config", "label_files", "cluster", "console"),
     ("config_files", "caption_files"),
     ("fields",),
     ("manifest", "features", "bundle", "drawing"),
-    ("predictor",),
+    ("predictor", "listing"),
     ("tracking", "report"),
     ("training", "labeling"),
     ("doctor", "demo"),
     ("show_captions",),
     ("show",),
-    ("show_repeats",),
+    ("show_repeats", "show_labels"),
     ("cli",),
 )
 

@@ -10,6 +10,7 @@ import pytest
 from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.config_files import load_config
 from reelscribe.pipeline.console import progress
+from reelscribe.pipeline.labeling.job import JobOptions
 from reelscribe.pipeline.labeling.launch import label_videos
 from reelscribe.pipeline.training.job import run_training
 from reelscribe.pipeline.training.scores.evaluation import evaluate_model
@@ -38,11 +39,8 @@ def test_gestures_are_learnt_from_order_and_labelled_as_evaluated(shared_data: P
     summary = label_videos(
         "models:/gestures@champion",
         str(shared_data / "gestures" / "videos"),
-        out=tmp_path / "out",
-        engine="local",
-        address="",
-        device="auto",
-        decode=DecodeConfig(),
+        out=str(tmp_path / "out"),
+        options=JobOptions(),
         tracking=trained.tracking_uri,
         progress=progress,
     )

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -104,3 +105,26 @@ def test_the_readme_names_columns_as_they_are_read() -> None:
 def test_container_files_are_yaml() -> None:
     for file in (ROOT / "docker").glob("*.yaml"):
         assert isinstance(yaml.safe_load(file.read_text(encoding="utf-8")), dict)
+
+
+def test_the_stream_of_the_readme_runs_and_says_what_the_whole_clip_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from reelscribe.pipeline.bundle import BundleSpec, new_recognizer, save_bundle
+    from reelscribe.pipeline.config import ModelConfig, TransformConfig
+    from reelscribe.pipeline.sampling import UniformSampling
+
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "model.step" in block)
+    shape = ModelConfig(encoder="tiny", weights="none", stride=8), TransformConfig(height=16, width=16)
+    model = new_recognizer(*shape, num_classes=2).eval()
+    spec = BundleSpec(name="door", labels=("open", "close"), model=shape[0], transform=shape[1], sampling=UniformSampling())
+    save_bundle(tmp_path / "model", spec=spec, state=model.state_dict(), card="")
+    clip = torch.randint(0, 256, (1, 5, 3, 16, 16), dtype=torch.uint8)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"folder": tmp_path / "model", "camera": clip.unbind(1)}
+    exec(example, names)
+    with torch.inference_mode():
+        torch.testing.assert_close(names["logits"], model(clip, torch.tensor([5])), atol=1e-5, rtol=0)
+        more, _ = model.step(clip[:, 0], names["state"])
+        whole = model(torch.cat((clip, clip[:, :1]), 1), torch.tensor([6]))
+    torch.testing.assert_close(more, whole, atol=1e-5, rtol=0)

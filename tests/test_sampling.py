@@ -7,8 +7,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from reelscribe.pipeline.errors import VideoTooShortError
-from reelscribe.pipeline.sampling import DenseSampling, KeyframeSampling, RateSampling, SamplingSpec, UniformSampling, plan_times
+from reelscribe.pipeline.errors import UsageError, VideoTooShortError
+from reelscribe.pipeline.sampling import (
+    DenseSampling,
+    KeyframeSampling,
+    RateSampling,
+    SamplingSpec,
+    UniformSampling,
+    Windows,
+    plan_times,
+    plan_windows,
+)
 
 SPECS = st.one_of(
     st.builds(UniformSampling, num_frames=st.integers(1, 64)),
@@ -155,3 +164,56 @@ def test_a_spec_is_data(spec: Spec) -> None:
 def test_a_wrong_spec_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(SamplingSpec).validate_python(wrong)
+
+
+WINDOWS = st.builds(Windows, length_s=st.floats(1, 60), hop_s=st.floats(1, 60))
+
+
+@given(spec=WINDOWS, start_s=st.floats(0, 1000), length_s=st.floats(0.01, 400))
+def test_windows_follow_each_other_from_the_start_of_the_video_to_its_end(spec: Windows, start_s: float, length_s: float) -> None:
+    windows = plan_windows(spec, start_s=start_s, end_s=start_s + length_s)
+    assert windows[0][0] == start_s
+    assert all(start < end <= start_s + length_s for start, end in windows)
+    assert [start for start, _ in windows] == pytest.approx([start_s + i * spec.hop_s for i in range(len(windows))])
+    for start, end in windows[:-1]:
+        assert end - start == pytest.approx(spec.length_s)
+    assert len(windows) == 1 or windows[-1][1] - windows[-1][0] < spec.length_s + min(spec.length_s, spec.hop_s) / 2 + 1e-6
+
+
+@given(spec=WINDOWS, start_s=st.floats(0, 1000), length_s=st.floats(0.01, 400))
+def test_windows_leave_out_only_the_gaps_between_them(spec: Windows, start_s: float, length_s: float) -> None:
+    windows = plan_windows(spec, start_s=start_s, end_s=start_s + length_s)
+    last_s = windows[-1][1]
+    if spec.hop_s <= spec.length_s:
+        assert last_s == start_s + length_s
+    else:
+        assert start_s + length_s - last_s < spec.hop_s - spec.length_s / 2 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("text", "end_s", "expected"),
+    [
+        ("10s", 30.0, [(0, 10), (10, 20), (20, 30)]),
+        ("10", 34.9, [(0, 10), (10, 20), (20, 34.9)]),
+        ("10s", 35.0, [(0, 10), (10, 20), (20, 30), (30, 35)]),
+        ("10s", 3.0, [(0, 3)]),
+        ("10s/5s", 20.0, [(0, 10), (5, 15), (10, 20)]),
+        ("10s/5s", 23.0, [(0, 10), (5, 15), (10, 20), (15, 23)]),
+        ("10s/1m", 130.0, [(0, 10), (60, 70), (120, 130)]),
+        ("10s/1m", 124.0, [(0, 10), (60, 70)]),
+        ("500ms", 1.0, [(0, 0.5), (0.5, 1.0)]),
+    ],
+)
+def test_windows_in_words(text: str, end_s: float, expected: list[tuple[float, float]]) -> None:
+    assert list(plan_windows(Windows.parse(text), start_s=0.0, end_s=end_s)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "10 apples", "-3s", "10s/0s", "10s/", "nan", "1e9"])
+def test_windows_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="expected a length such as 10s"):
+        Windows.parse(text)
+
+
+def test_a_clip_without_length_has_no_windows() -> None:
+    with pytest.raises(VideoTooShortError, match="no length"):
+        plan_windows(Windows.parse("1s"), start_s=2.0, end_s=2.0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reelscribe.pipeline.labeling.schema import TOP_K_TYPE
+from reelscribe.pipeline.labeling.schema import LABELS_TYPE, SCORES_TYPE, SEGMENTS_TYPE, TOP_K_TYPE, answer_columns
 from reelscribe.pipeline.labeling.stages import Decoded, Failed, Labelled, Outcome, Video
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.types import Frames, VideoInfo
@@ -29,7 +29,15 @@ def _struct(kind: type[Any], **special: pa.DataType) -> pa.StructType:
 
 VIDEO = _struct(Video)
 FAILED = _struct(Failed)
-LABELLED = _struct(Labelled, top_k=TOP_K_TYPE, frame_index=_INTS, frame_time_s=_FLOATS)
+LABELLED = _struct(
+    Labelled,
+    labels=LABELS_TYPE,
+    segments=SEGMENTS_TYPE,
+    top_k=TOP_K_TYPE,
+    scores=SCORES_TYPE,
+    frame_index=_INTS,
+    frame_time_s=_FLOATS,
+)
 VIEW = pa.struct(
     [
         ("pixels", pa.large_binary()),
@@ -82,7 +90,7 @@ def outcomes_to_table(outcomes: Iterable[Outcome]) -> pa.Table:
     rows = [
         {
             "video": asdict(one.video),
-            "labelled": _labelled_to_row(one.result) if isinstance(one.result, Labelled) else None,
+            "labelled": answer_columns(one.result) if isinstance(one.result, Labelled) else None,
             "failed": asdict(one.result) if isinstance(one.result, Failed) else None,
             "unix_time_s": one.unix_time_s,
         }
@@ -130,14 +138,11 @@ def _clip_from_row(row: Mapping[str, Any]) -> Clip:
     return Clip(views=views, info=VideoInfo(**row["info"]), digest=row["digest"])
 
 
-def _labelled_to_row(labelled: Labelled) -> dict[str, Any]:
-    return asdict(labelled) | {"top_k": [{"label": label, "confidence": confidence} for label, confidence in labelled.top_k]}
-
-
 def _labelled_from_row(row: Mapping[str, Any]) -> Labelled:
-    special = {
-        "top_k": tuple((one["label"], one["confidence"]) for one in row["top_k"]),
-        "frame_index": tuple(row["frame_index"]),
-        "frame_time_s": tuple(row["frame_time_s"]),
-    }
-    return Labelled(**dict(row) | special)
+    """Lists of Arrow as tuples, and those of structs as tuples of tuples."""
+    columns: dict[str, Any] = {name: _as_tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return Labelled(**columns)
+
+
+def _as_tuple(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(value.values()) if isinstance(value, dict) else value for value in values)

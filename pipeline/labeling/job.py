@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
-import time
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,12 +18,15 @@ import pyarrow.compute as pc
 from reelscribe.pipeline.bundle import ModelBundle
 from reelscribe.pipeline.config import DecodeConfig, usable_cores
 from reelscribe.pipeline.labeling.local import Clock, label_locally
-from reelscribe.pipeline.labeling.record import Counts, Engine, JobRecord, Machine, Session, new_job_id
+from reelscribe.pipeline.labeling.record import Engine, JobRecord, Machine, Session, new_job_id
 from reelscribe.pipeline.labeling.schema import SCHEMA_VERSION
-from reelscribe.pipeline.labeling.stages import DecodeStage, Labelled, Outcome, PredictStage
-from reelscribe.pipeline.labeling.store import Plan, Shard, ShardMark, ShardStore, open_store
+from reelscribe.pipeline.labeling.stages import DecodeStage, Outcome, PredictStage, Video
+from reelscribe.pipeline.labeling.store import open_store
+from reelscribe.pipeline.labeling.work import JobSummary, Progress, Work, count
+from reelscribe.pipeline.sampling import Windows
 
 SHARD_SIZE = 128  # rows committed together: what a killed job does again at most, for each shard it had open
+WINDOWED_SHARD_SIZE = 8  # of videos that may be hours long
 
 
 class ModelIdentity(Protocol):
@@ -49,31 +50,22 @@ class ModelIdentity(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a job is. ``done`` counts labels and failures, those of earlier sessions too."""
+class JobOptions:
+    """How a job is done, and what its rows are to hold."""
 
-    done: int
-    failed: int
-    total: int
-    seconds_left: float | None  # None until there is something to reckon from
+    engine: Engine = "local"
+    cluster_address: str = ""  # for the engine ``ray``; empty starts a cluster on this machine
+    device: str = "auto"
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    windows: Windows | None = None  # each window of a video has its own row
+    scores: bool = False  # a row has the probability of every class
+    retry: frozenset[str] = frozenset()  # classes of failures of earlier sessions that are tried again
+    shard_size: int = 0  # 0: SHARD_SIZE or WINDOWED_SHARD_SIZE; a job that goes on keeps its first
 
-
-@dataclass(frozen=True, kw_only=True)
-class JobSummary:
-    """What a job came to."""
-
-    job_id: str
-    out: Path
-    engine: Engine
-    total: int
-    labelled: int
-    failed: int
-    failed_by_class: dict[str, int]
-    resumed: int  # rows that earlier sessions had committed
-    seconds: float  # wall clock of this session
-    first_outcome_s: float | None
-    videos_per_s: float | None  # of this session, from opening the folder to the end; None where nothing was left to do
-    bound_by: Literal["decoding", "inference"] | None
+    def fingerprint(self) -> dict[str, Any]:
+        """What of it changes results."""
+        windows = self.windows and self.windows.model_dump(mode="json")
+        return {"windows": windows, "scores": self.scores, "decode": {"backend": self.decode.backend}}
 
 
 def run_job(
@@ -81,152 +73,66 @@ def run_job(
     bundle: ModelBundle,
     identity: ModelIdentity,
     videos: pa.Table,
-    out: Path,
-    engine: Engine = "local",
-    decode: DecodeConfig | None = None,
-    device: str = "auto",
-    cluster_address: str = "",
-    shard_size: int = SHARD_SIZE,
+    out: str | Path,
+    options: JobOptions | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> JobSummary:
     """Label ``videos`` (columns video_id, uri, start_s, end_s) into the folder ``out``; goes on where the same job stopped.
 
-    Files under ``out`` itself are no input, so it may lie inside the folder that is labelled.
-    ``cluster_address`` is for the engine ``ray``: empty starts a cluster on this machine. A job that goes on keeps its first
-    ``shard_size``. Raises ManifestError for ids that are there twice, OutputConflictError where ``out`` holds something else or
-    is in use, ReelScribeError where it cannot be written; never anything for a bad video.
+    Files under ``out`` itself are no input, so it may lie inside the folder that is labelled. Raises ManifestError for ids that are there
+    twice, OutputConflictError where ``out`` holds something else or is in use, ReelScribeError where it cannot be written; never anything
+    for a bad video.
     """
-    decode = decode or DecodeConfig()
-    started = time.monotonic()
-    session = Session(started=datetime.now(UTC), engine=engine, device=device, decode=decode, machine=_machine())
+    options = options or JobOptions()
+    session = Session(started=datetime.now(UTC), engine=options.engine, device=options.device, decode=options.decode, machine=_machine())
     with open_store(out) as store:
-        job = store.begin(_new_job(bundle, identity, decode, shard_size))
+        job = store.begin(_new_job(bundle, identity, options))
         plan = store.plan(_outside(videos, out), job)
         marks = store.committed()
         pending = [shard for shard in plan.shards if shard.number not in marks]
-        job = job.model_copy(update={"state": "running", "sessions": [*job.sessions, session], "counts": _counts(plan, marks.values())})
-        work = _Work(store, job, plan, marks, started)
-        if pending or job.finished is None:
+        redo = store.failed_rows(plan, marks.values(), options.retry)
+        job = job.model_copy(update={"state": "running", "sessions": [*job.sessions, session], "counts": count(plan, marks.values())})
+        work = Work(store, job, plan, marks, redo)
+        if pending or redo.positions or job.finished is None:
             store.write_job(job)
             clock = Clock()
-            if pending:
-                with closing(_outcomes(bundle, session, cluster_address, plan, pending, clock)) as outcomes:
+            wanted = chain(plan.videos(pending), plan.videos_at(redo))
+            num_videos = sum(shard.stop - shard.start for shard in pending) + redo.num_videos
+            if num_videos:
+                with closing(_outcomes(bundle, options, wanted, num_videos, clock)) as outcomes:
                     work.consume(outcomes, on_progress)
-            job = work.finish(clock if engine == "local" else None)
+            job = work.finish(clock if options.engine == "local" else None)
             store.write_job(job)
-    return work.summary(job, out, time.monotonic() - started)
+        return work.summary(job)
 
 
-class _Work:
-    """Collects outcomes into shards and commits each as soon as it is complete."""
-
-    def __init__(self, store: ShardStore, job: JobRecord, plan: Plan, marks: dict[int, ShardMark], started: float) -> None:
-        self.store = store
-        self.job = job
-        self.plan = plan
-        self.marks = marks
-        self.started = started
-        self.resumed = sum(mark.labelled + mark.failed for mark in marks.values())
-        self.finished = 0
-        self.failed = sum(mark.failed for mark in marks.values())
-        self.first_outcome_s: float | None = None
-
-    def consume(self, outcomes: Iterable[Outcome], on_progress: Callable[[Progress], None] | None) -> None:
-        """Commit all outcomes. Open shards are held in memory: as many as the engine works on at the same time."""
-        trace = self.job.trace()
-        waiting: dict[int, list[Outcome]] = {}
-        for outcome in outcomes:
-            shard = self.plan.shard_of(outcome.video.position)
-            rows = waiting.setdefault(shard.number, [])
-            rows.append(outcome)
-            if len(rows) == shard.stop - shard.start:
-                self.marks[shard.number] = self.store.commit(shard, waiting.pop(shard.number), trace)
-            self._count(outcome)
-            if on_progress is not None:
-                on_progress(self._progress())
-        if waiting:
-            raise RuntimeError(f"the engine ended without the outcomes of {len(waiting)} shards")
-
-    def finish(self, clock: Clock | None) -> JobRecord:
-        """The record of the finished job."""
-        seconds = time.monotonic() - self.started
-        update: dict[str, Any] = {
-            "ended": datetime.now(UTC),
-            "videos": self.finished,
-            "seconds": seconds,
-            "first_outcome_s": self.first_outcome_s,
-        }
-        if self.finished:
-            update["videos_per_s"] = self.finished / seconds
-        if self.finished and clock is not None:
-            update |= {"predict_s": clock.predict_s, "wait_s": clock.wait_s}
-            update["bound_by"] = "decoding" if clock.wait_s > clock.predict_s else "inference"
-        *earlier, session = self.job.sessions
-        return self.job.model_copy(
-            update={
-                "state": "done",
-                "finished": datetime.now(UTC),
-                "counts": _counts(self.plan, self.marks.values()),
-                "sessions": [*earlier, session.model_copy(update=update)],
-            }
-        )
-
-    def _count(self, outcome: Outcome) -> None:
-        if self.first_outcome_s is None:
-            self.first_outcome_s = time.monotonic() - self.started
-        self.finished += 1
-        self.failed += not isinstance(outcome.result, Labelled)
-
-    def _progress(self) -> Progress:
-        total, done = self.plan.inputs.num_rows, self.resumed + self.finished
-        working = time.monotonic() - self.started - (self.first_outcome_s or 0.0)
-        left = (total - done) * working / (self.finished - 1) if self.finished > 1 else None
-        return Progress(done=done, failed=self.failed, total=total, seconds_left=left)
-
-    def summary(self, job: JobRecord, out: Path, seconds: float) -> JobSummary:
-        """What to tell of the finished job."""
-        session = job.sessions[-1]
-        return JobSummary(
-            job_id=job.job_id,
-            out=out,
-            engine=session.engine,
-            total=job.counts.total,
-            labelled=job.counts.labelled,
-            failed=job.counts.failed,
-            failed_by_class=job.counts.failed_by_class,
-            resumed=self.resumed,
-            seconds=seconds,
-            first_outcome_s=self.first_outcome_s,
-            videos_per_s=session.videos_per_s if self.finished else None,
-            bound_by=session.bound_by if self.finished else None,
-        )
-
-
-def _outside(videos: pa.Table, out: Path) -> pa.Table:
+def _outside(videos: pa.Table, out: str | Path) -> pa.Table:
     """The rows whose files do not lie in the output folder."""
     uris = videos["uri"]
-    inside = [pc.starts_with(uris, pattern=f"{folder}{os.sep}") for folder in {str(out.absolute()), str(out.resolve())}]
+    folders = {str(out)} if "://" in str(out) else {str(Path(out).absolute()), str(Path(out).resolve())}
+    inside = [pc.starts_with(uris, pattern=f"{folder.rstrip('/')}/") for folder in folders]
     return videos.filter(pc.invert(functools.reduce(pc.or_, inside)))
 
 
-def _outcomes(
-    bundle: ModelBundle, session: Session, cluster_address: str, plan: Plan, pending: Sequence[Shard], clock: Clock
-) -> Generator[Outcome]:
-    """One outcome per row of the pending shards, in any order, from the session's engine."""
-    backend, limits, workers = session.decode.backend, session.decode.limits, session.decode.num_workers
-    predict = PredictStage(bundle, device=session.device)
-    if session.engine == "local":
-        decode = DecodeStage(bundle, backend=backend, limits=limits, workers=workers)
-        return label_locally(plan.videos(pending), decode, predict, clock)
+def _outcomes(bundle: ModelBundle, options: JobOptions, videos: Iterable[Video], num_videos: int, clock: Clock) -> Generator[Outcome]:
+    """The outcomes of videos, in any order, from the engine."""
+    local = options.engine == "local"
+    decode = DecodeStage(
+        bundle,
+        backend=options.decode.backend,
+        limits=options.decode.limits,
+        workers=options.decode.num_workers if local else 1,
+        windows=options.windows,
+    )
+    predict = PredictStage(bundle, device=options.device, scores=options.scores)
+    if local:
+        return label_locally(videos, decode, predict, clock)
     from reelscribe.pipeline.labeling.ray_launch import label_on_ray
 
-    decode = DecodeStage(bundle, backend=backend, limits=limits, workers=1)
-    return label_on_ray(
-        plan.videos(pending), decode, predict, num_videos=sum(shard.stop - shard.start for shard in pending), address=cluster_address
-    )
+    return label_on_ray(videos, decode, predict, num_videos=num_videos, address=options.cluster_address)
 
 
-def _new_job(bundle: ModelBundle, identity: ModelIdentity, decode: DecodeConfig, shard_size: int) -> JobRecord:
+def _new_job(bundle: ModelBundle, identity: ModelIdentity, options: JobOptions) -> JobRecord:
     """The record of a job that starts now."""
     spec = bundle.spec.model_dump(mode="json")
     model = {
@@ -243,26 +149,12 @@ def _new_job(bundle: ModelBundle, identity: ModelIdentity, decode: DecodeConfig,
             "schema_version": SCHEMA_VERSION,
             **model,
             **{key: spec[key] for key in ("task", "labels", "model", "sampling", "transform", "temperature")},
-            "decode": {"backend": decode.backend},
+            **options.fingerprint(),
         },
         model=model
         | {"model_alias": identity.alias}
         | {key: spec[key] for key in ("config_digest", "data_digest", "git_commit", "metrics")},
-        shard_size=shard_size,
-    )
-
-
-def _counts(plan: Plan, marks: Iterable[ShardMark]) -> Counts:
-    marks = list(marks)
-    by_class: Counter[str] = Counter()
-    for mark in marks:
-        by_class.update(mark.failed_by_class)
-    return Counts(
-        total=plan.inputs.num_rows,
-        labelled=sum(mark.labelled for mark in marks),
-        failed=by_class.total(),
-        failed_by_class=dict(by_class.most_common()),
-        labelled_video_s=sum(mark.labelled_video_s for mark in marks),
+        shard_size=options.shard_size or (WINDOWED_SHARD_SIZE if options.windows else SHARD_SIZE),
     )
 
 

@@ -6,28 +6,35 @@ from dataclasses import dataclass
 
 from reelscribe.pipeline.bundle import load_bundle
 from reelscribe.pipeline.config import DecodeConfig
-from reelscribe.pipeline.errors import VideoError
-from reelscribe.pipeline.manifest import list_videos
+from reelscribe.pipeline.labeling.stages import DecodeStage, Failed, Video
+from reelscribe.pipeline.listing import list_input
 from reelscribe.pipeline.predictor import AnyPrediction, Predictor
+from reelscribe.pipeline.sampling import Windows
 from reelscribe.pipeline.tracking.registry import fetch_model
-from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of one video."""
+    """What became of one video, or of one window of it."""
 
-    uri: str
-    outcome: AnyPrediction | VideoError
+    video: Video
+    outcome: AnyPrediction | Failed
 
 
-def predict_videos(model: str, videos: list[str], *, tracking: str, device: str, decode: DecodeConfig) -> list[Answer]:
-    """Fetch a model and label videos (files, folders or globs), in the order given."""
-    rows = [row for video in videos for row in list_videos(video).to_pylist()]
+def predict_videos(
+    model: str, videos: list[str], *, tracking: str, device: str, decode: DecodeConfig, windows: Windows | None = None
+) -> list[Answer]:
+    """Fetch a model and label videos (files, folders or globs), in the order given and in the order of their windows."""
+    rows = [row for video in videos for row in list_input(video).select(["video_id", "uri", "start_s", "end_s"]).to_pylist()]
     predictor = Predictor(load_bundle(fetch_model(model, uri=tracking).folder), device)
-    requests = ((i, predictor.bundle.request(row["uri"], row["start_s"], row["end_s"])) for i, row in enumerate(rows))
-    outcomes: dict[int, AnyPrediction | VideoError] = {}
-    with DecodePool(min(decode.num_workers, len(rows)), decode.limits) as pool:
-        for i, clip in pool.map(requests):
-            outcomes[i] = clip if isinstance(clip, VideoError) else predictor([clip])[0]
-    return [Answer(uri=row["uri"], outcome=outcomes[i]) for i, row in enumerate(rows)]
+    workers = decode.num_workers if windows else min(decode.num_workers, len(rows))
+    stage = DecodeStage(predictor.bundle, backend=decode.backend, limits=decode.limits, workers=workers, windows=windows)
+    stage.setup()
+    try:
+        answers = [
+            Answer(video=decoded.video, outcome=decoded.clip if isinstance(decoded.clip, Failed) else predictor([decoded.clip])[0])
+            for decoded in stage(Video(position=i, **row) for i, row in enumerate(rows))
+        ]
+    finally:
+        stage.teardown()
+    return sorted(answers, key=lambda answer: (answer.video.position, answer.video.window or 0))

@@ -1,7 +1,8 @@
 """The two tables a labelling job leaves: typed, versioned, each field explained in the Parquet file itself.
 
-Every row of a job's input ends as exactly one row in one of them. ``explain(LABELS)`` gives the fields as text; in a Parquet file the
-same words stand in each field's metadata under ``meaning``, and the version in the schema's metadata under ``reelscribe.schema_version``.
+Every row of a job's input, or every window of it, ends as exactly one row in one of them. ``explain(LABELS)`` gives the fields as text; in
+a Parquet file the same words stand in each field's metadata under ``meaning``, and the version in the schema's under
+``reelscribe.schema_version``.
 
 Adding a nullable column keeps the version; renaming, retyping or dropping one, or changing what a column means, raises it.
 """
@@ -9,17 +10,24 @@ Adding a nullable column keeps the version; renaming, retyping or dropping one, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reelscribe.pipeline.labeling.stages import Failed, Labelled, Outcome
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: tasks beside a single label, windows
 
-TOP_K_TYPE = pa.list_(pa.struct([pa.field("label", pa.string(), nullable=False), pa.field("confidence", pa.float64(), nullable=False)]))
+_LABEL, _CONFIDENCE = pa.field("label", pa.string(), nullable=False), pa.field("confidence", pa.float64(), nullable=False)
+TOP_K_TYPE = pa.list_(pa.struct([_LABEL, _CONFIDENCE]))
+LABELS_TYPE = pa.list_(pa.string())
+SEGMENTS_TYPE = pa.list_(
+    pa.struct([pa.field("start_s", pa.float64(), nullable=False), pa.field("end_s", pa.float64(), nullable=False), _LABEL, _CONFIDENCE])
+)
+SCORES_TYPE = pa.list_(pa.float32())
 TIME_TYPE = pa.timestamp("us", tz="UTC")
 
 
@@ -27,25 +35,35 @@ def _field(name: str, kind: pa.DataType, meaning: str, *, nullable: bool = False
     return pa.field(name, kind, nullable=nullable, metadata={"meaning": meaning})
 
 
-def _schema(table: str, fields: list[pa.Field[Any]]) -> pa.Schema:
-    return pa.schema(fields, metadata={"reelscribe.table": table, "reelscribe.schema_version": str(SCHEMA_VERSION)})
+def _schema(table: str, columns: list[pa.Field[Any]]) -> pa.Schema:
+    return pa.schema(columns, metadata={"reelscribe.table": table, "reelscribe.schema_version": str(SCHEMA_VERSION)})
 
 
-_INPUT = [
+_ROW = [
     _field("video_id", pa.string(), "name of the row in the input; unique in the job"),
     _field("uri", pa.string(), "the file: an absolute path or a URI"),
     _field("start_s", pa.float64(), "start of the clip asked for, seconds from the first frame; null is the first frame", nullable=True),
     _field("end_s", pa.float64(), "end of the clip asked for, seconds from the first frame; null is the end of the video", nullable=True),
+]
+_INPUT = [
+    *_ROW,
+    _field("window", pa.int64(), "place among the windows of the row of the input, from 0; null for a whole row", nullable=True),
 ]
 
 LABELS = _schema(
     "labels",
     [
         *_INPUT,
-        _field("label", pa.string(), "the most probable label"),
-        _field("confidence", pa.float64(), "probability of the label, after the model's temperature scaling, 0 to 1"),
+        _field("label", pa.string(), "the most probable label; null for a model that gives none or several", nullable=True),
+        _field("confidence", pa.float64(), "probability of the label, after the model's temperature scaling, 0 to 1", nullable=True),
         _field("accepted", pa.bool_(), "whether the confidence reaches the model's threshold; null for a model without one", nullable=True),
-        _field("top_k", TOP_K_TYPE, "the most probable labels with their probabilities, most probable first"),
+        _field(
+            "labels", LABELS_TYPE, "task multi_label: labels with a probability of one half or more, most probable first", nullable=True
+        ),
+        _field("value", pa.float64(), "task value: the number", nullable=True),
+        _field("segments", SEGMENTS_TYPE, "task dense: runs of frames with one label, seconds from the first frame", nullable=True),
+        _field("top_k", TOP_K_TYPE, "the most probable labels with their probabilities, most probable first", nullable=True),
+        _field("scores", SCORES_TYPE, "with --scores: the probability of each of the labels that job.json lists", nullable=True),
         _field("frame_index", pa.list_(pa.int64()), "frames that the model saw, as positions in presentation order from 0; views in a row"),
         _field("frame_time_s", pa.list_(pa.float64()), "presentation time of each of these frames, seconds"),
         _field("reader", pa.string(), "decoding library that gave the frames"),
@@ -101,6 +119,22 @@ def failures_table(outcomes: Iterable[Outcome], trace: Trace) -> pa.Table:
     return pa.Table.from_pylist([_failure_row(o, o.result, trace) for o in outcomes if isinstance(o.result, Failed)], schema=FAILURES)
 
 
+def answer_columns(result: Labelled) -> dict[str, Any]:
+    """The fields of Labelled as a row of LABELS, and of what engines send, takes them."""
+    columns = {field.name: getattr(result, field.name) for field in fields(result)}
+    if result.top_k is not None:
+        columns["top_k"] = [dict(zip(("label", "confidence"), pair, strict=True)) for pair in result.top_k]
+    if result.segments is not None:
+        columns["segments"] = [dict(zip(("start_s", "end_s", "label", "confidence"), part, strict=True)) for part in result.segments]
+    return columns
+
+
+def labelled_s(labels: pa.Table) -> float:
+    """Length of all that labels speak of, in seconds: whole videos, clips and windows."""
+    ends_s = pc.min_element_wise(labels["end_s"], labels["duration_s"])  # without the nulls
+    return float(pc.sum(pc.subtract(ends_s, pc.coalesce(labels["start_s"], 0.0))).as_py() or 0.0)
+
+
 def explain(schema: pa.Schema) -> str:
     """One line per field: name, type, meaning."""
     return "\n".join(
@@ -110,21 +144,13 @@ def explain(schema: pa.Schema) -> str:
 
 def _input_columns(outcome: Outcome) -> dict[str, Any]:
     video = outcome.video
-    return {"video_id": video.video_id, "uri": video.uri, "start_s": video.start_s, "end_s": video.end_s}
+    return {"video_id": video.video_id, "uri": video.uri, "start_s": video.start_s, "end_s": video.end_s, "window": video.window}
 
 
 def _label_row(outcome: Outcome, result: Labelled, trace: Trace) -> dict[str, Any]:
     return {
         **_input_columns(outcome),
-        "label": result.label,
-        "confidence": result.confidence,
-        "accepted": result.accepted,
-        "top_k": [{"label": label, "confidence": confidence} for label, confidence in result.top_k],
-        "frame_index": list(result.frame_index),
-        "frame_time_s": list(result.frame_time_s),
-        "reader": result.reader,
-        "content_digest": result.content_digest,
-        "duration_s": result.duration_s,
+        **answer_columns(result),
         **asdict(trace),
         "labelled_at": _as_time(outcome.unix_time_s),
     }

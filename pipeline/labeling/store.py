@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reelscribe.pipeline.errors import ManifestError, OutputConflictError
-from reelscribe.pipeline.labeling.folder import OutputFolder
+from reelscribe.pipeline.labeling.folder import OutputFolder, open_folder
 from reelscribe.pipeline.labeling.record import MAX_DIFFERENCES, JobRecord, differences
-from reelscribe.pipeline.labeling.schema import FAILURES, LABELS, Trace, failures_table, labels_table
-from reelscribe.pipeline.labeling.stages import Labelled, Outcome, Video
+from reelscribe.pipeline.labeling.schema import FAILURES, LABELS, Trace, failures_table, labelled_s, labels_table
+from reelscribe.pipeline.labeling.stages import Outcome, Video
 
 JOB_FILE = "job.json"
+_READERS = 8  # markers of a store of objects that are asked for at the same time
 INPUT_SCHEMA = pa.schema([LABELS.field(name) for name in ("video_id", "uri", "start_s", "end_s")])
 
 
@@ -67,6 +69,20 @@ class ShardMark(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Redo:
+    """Rows of the input that are done again though their shards are committed."""
+
+    positions: dict[int, list[int]]  # by shard, increasing
+    rows: int  # of the two tables, that are replaced
+    failed: int  # failures among these
+
+    @property
+    def num_videos(self) -> int:
+        """Rows of the input."""
+        return sum(map(len, self.positions.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All rows of a job in order (INPUT_SCHEMA), and how they are cut."""
 
@@ -80,8 +96,18 @@ class Plan:
     def videos(self, shards: Sequence[Shard]) -> Iterator[Video]:
         """The rows of some shards, in order, without holding them all as objects."""
         for shard in shards:
-            for offset, row in enumerate(self.inputs.slice(shard.start, shard.stop - shard.start).to_pylist()):
+            for offset, row in enumerate(self.rows_of(shard).to_pylist()):
                 yield Video(position=shard.start + offset, **row)
+
+    def videos_at(self, redo: Redo) -> Iterator[Video]:
+        """The rows to do again, in order."""
+        for positions in redo.positions.values():
+            for position, row in zip(positions, self.inputs.take(positions).to_pylist(), strict=True):
+                yield Video(position=position, **row)
+
+    def rows_of(self, shard: Shard) -> pa.Table:
+        """The input's rows of a shard."""
+        return self.inputs.slice(shard.start, shard.stop - shard.start)
 
 
 class ShardStore:
@@ -92,14 +118,27 @@ class ShardStore:
 
     def begin(self, job: JobRecord) -> JobRecord:
         """Start ``job``, or go on with the one that is there. Raises OutputConflictError if that is a different one."""
-        earlier = read_job(self.folder.root)
+        earlier = self.job()
         if earlier is None:
             self.write_job(job)
             return job
         different = differences(earlier.fingerprint, job.fingerprint)
         if different:
-            raise _conflict(self.folder.root, earlier.job_id, different)
+            raise _conflict(self.folder.name, earlier.job_id, different)
         return earlier
+
+    def job(self) -> JobRecord | None:
+        """See ``read_job``."""
+        data = self.folder.get(JOB_FILE)
+        if data is None:
+            return None
+        try:
+            return JobRecord.model_validate_json(data)
+        except ValidationError as error:
+            raise OutputConflictError(
+                f"{self.folder.name}/{JOB_FILE} is not a labelling job that this version reads ({error.error_count()} problems, "
+                f"first: {error.errors()[0]['msg']}); give another --out"
+            ) from error
 
     def write_job(self, job: JobRecord) -> None:
         """Store ``job.json``."""
@@ -112,89 +151,122 @@ class ShardStore:
         """
         inputs = videos.select(INPUT_SCHEMA.names).cast(INPUT_SCHEMA)
         _require_unique(inputs)
-        segments = self._planned()
+        segments = self._segments()
         if segments:
             known = pa.concat_tables(segments)
-            _require_kept(known, inputs, self.folder.root, job.job_id)
+            _require_kept(known, inputs, self.folder.name, job.job_id)
             inputs = inputs.filter(pc.invert(pc.is_in(inputs["video_id"], value_set=known["video_id"].combine_chunks())))
         if inputs.num_rows:
             self.folder.put(f"_job/inputs-{len(segments):05}.parquet", _parquet(inputs))
             segments.append(inputs)
-        table = pa.concat_tables(segments) if segments else INPUT_SCHEMA.empty_table()
-        return Plan(inputs=table.combine_chunks(), shards=cut([s.num_rows for s in segments], job.shard_size))
+        return _plan(segments, job)
+
+    def planned(self, job: JobRecord) -> Plan:
+        """The rows that the job has planned so far."""
+        return _plan(self._segments(), job)
 
     def committed(self) -> dict[int, ShardMark]:
         """Markers of the shards whose two files are as the marker says, by number."""
         labels, failures = self.folder.sizes("labels"), self.folder.sizes("failures")
         marks = {}
-        for name in self.folder.sizes("_job/shards"):
-            mark = ShardMark.model_validate_json(self.folder.get(f"_job/shards/{name}") or b"")
+        names = [f"_job/shards/{name}" for name in self.folder.sizes("_job/shards")]
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = [ShardMark.model_validate_json(data) for data in pool.map(self.folder.get, names) if data is not None]
+        for mark in found:
             part = part_name(mark.shard)
             if (labels.get(part), failures.get(part)) == (mark.labels_bytes, mark.failures_bytes):
                 marks[mark.shard] = mark
         return marks
 
-    def commit(self, shard: Shard, outcomes: Sequence[Outcome], trace: Trace) -> ShardMark:
-        """Write a shard: its labels, its failures, then the marker. ``outcomes``: exactly its rows, in any order."""
-        ordered = sorted(outcomes, key=lambda outcome: outcome.video.position)
-        if [outcome.video.position for outcome in ordered] != list(range(shard.start, shard.stop)):
-            raise ValueError(f"shard {shard.number} is rows {shard.start} to {shard.stop - 1}, got {len(ordered)} other outcomes")
-        labels, failures = _parquet(labels_table(ordered, trace)), _parquet(failures_table(ordered, trace))
-        failed = Counter(o.result.failure for o in ordered if not isinstance(o.result, Labelled))
+    def failed_rows(self, plan: Plan, marks: Iterable[ShardMark], classes: Collection[str]) -> Redo:
+        """Rows of the input that ended, or of which a window ended, as a failure of one of these classes."""
+        positions, rows, failed = {}, 0, 0
+        for mark in sorted(marks, key=lambda mark: mark.shard):
+            if not set(classes) & set(mark.failed_by_class):
+                continue
+            labels, failures = self.tables(mark.shard)
+            wanted = failures.filter(pc.field("failure").isin(list(classes)))["video_id"].unique()
+            shard = plan.shards[mark.shard]
+            places = pc.index_in(wanted, value_set=plan.rows_of(shard)["video_id"].combine_chunks())
+            positions[mark.shard] = sorted(shard.start + place for place in places.to_pylist())
+            again = [table.filter(pc.field("video_id").isin(wanted)).num_rows for table in (labels, failures)]
+            rows, failed = rows + sum(again), failed + again[1]
+        return Redo(positions=positions, rows=rows, failed=failed)
+
+    def commit(self, plan: Plan, shard: Shard, outcomes: Sequence[Outcome], trace: Trace) -> ShardMark:
+        """Write a shard: its labels, its failures, then the marker.
+
+        ``outcomes``: its rows with all their windows, in any order; of a shard that is committed some of its rows, which replace those
+        that are there.
+        """
+        ordered = sorted(outcomes, key=lambda outcome: (outcome.video.position, outcome.video.window or 0))
+        _require_complete(shard, ordered)
+        labels, failures = labels_table(ordered, trace), failures_table(ordered, trace)
+        done = pa.array({outcome.video.video_id for outcome in ordered}, pa.string())
+        if len(done) < shard.stop - shard.start:
+            if self.folder.get(_mark_name(shard.number)) is None:
+                raise ValueError(f"shard {shard.number} is rows {shard.start} to {shard.stop - 1}, got {len(done)} of them")
+            ids = plan.rows_of(shard)["video_id"].combine_chunks()
+            kept = [table.filter(~pc.field("video_id").isin(done)) for table in self.tables(shard.number)]
+            labels, failures = _in_order([kept[0], labels], ids), _in_order([kept[1], failures], ids)
+        classes = failures["failure"].value_counts().to_pylist()
+        written = [_parquet(table) for table in (labels, failures)]
         mark = ShardMark(
             shard=shard.number,
-            labelled=len(ordered) - failed.total(),
-            failed=failed.total(),
-            failed_by_class=dict(failed),
-            labelled_video_s=sum(o.result.duration_s for o in ordered if isinstance(o.result, Labelled)),
-            labels_bytes=len(labels),
-            failures_bytes=len(failures),
+            labelled=labels.num_rows,
+            failed=failures.num_rows,
+            failed_by_class={entry["values"]: entry["counts"] for entry in classes},
+            labelled_video_s=labelled_s(labels),
+            labels_bytes=len(written[0]),
+            failures_bytes=len(written[1]),
         )
-        self.folder.put(f"labels/{part_name(shard.number)}", labels)
-        self.folder.put(f"failures/{part_name(shard.number)}", failures)
-        self.folder.put(f"_job/shards/{shard.number:05}.json", mark.model_dump_json().encode())
+        for folder, data in zip(("labels", "failures"), written, strict=True):
+            self.folder.put(f"{folder}/{part_name(shard.number)}", data)
+        self.folder.put(_mark_name(shard.number), mark.model_dump_json().encode())
         return mark
 
-    def _planned(self) -> list[pa.Table]:
+    def tables(self, number: int) -> tuple[pa.Table, pa.Table]:
+        """Labels and failures of a committed shard."""
+        labels, failures = (
+            pq.read_table(io.BytesIO(self.folder.get(f"{folder}/{part_name(number)}") or b""), schema=schema)
+            for folder, schema in (("labels", LABELS), ("failures", FAILURES))
+        )
+        return labels, failures
+
+    def updated(self) -> datetime | None:
+        """When the last shard was committed; None before the first."""
+        return max((info.mtime for info in self.folder.entries("_job/shards")), default=None)
+
+    def _segments(self) -> list[pa.Table]:
         names = sorted(name for name in self.folder.sizes("_job") if name.startswith("inputs-"))
         return [pq.read_table(io.BytesIO(self.folder.get(f"_job/{name}") or b""), schema=INPUT_SCHEMA) for name in names]
 
 
 @contextmanager
-def open_store(root: Path) -> Iterator[ShardStore]:
+def open_store(where: str | Path) -> Iterator[ShardStore]:
     """Hold an output folder for writing; it is made where it is missing.
 
     Raises OutputConflictError if another process holds it, or if there are files in it and no job of ours.
     """
-    _require_ours(root)
-    folder = OutputFolder(root)
+    folder = open_folder(where)
+    _require_ours(folder)
     with folder.locked():
-        folder.sweep()
         yield ShardStore(folder)
 
 
-def read_job(root: Path) -> JobRecord | None:
+def read_job(where: str | Path) -> JobRecord | None:
     """The record of the job in a folder, or None. Raises OutputConflictError if there is a ``job.json`` that is not ours."""
-    data = OutputFolder(root).get(JOB_FILE)
-    if data is None:
-        return None
-    try:
-        return JobRecord.model_validate_json(data)
-    except ValidationError as error:
-        raise OutputConflictError(
-            f"{root / JOB_FILE} is not a labelling job that this version reads ({error.error_count()} problems, "
-            f"first: {error.errors()[0]['msg']}); give another --out"
-        ) from error
+    return ShardStore(open_folder(where)).job()
 
 
-def read_labels(root: Path) -> pa.Table:
+def read_labels(where: str | Path) -> pa.Table:
     """All committed labels, in the order of the input, as LABELS; from another process too, while the job runs."""
-    return _read_parts(root, "labels", LABELS)
+    return _read_parts(where, 0, LABELS)
 
 
-def read_failures(root: Path) -> pa.Table:
+def read_failures(where: str | Path) -> pa.Table:
     """All committed failures, in the order of the input, as FAILURES; from another process too, while the job runs."""
-    return _read_parts(root, "failures", FAILURES)
+    return _read_parts(where, 1, FAILURES)
 
 
 def cut(segment_rows: Sequence[int], shard_size: int) -> tuple[Shard, ...]:
@@ -208,14 +280,39 @@ def cut(segment_rows: Sequence[int], shard_size: int) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
+def _require_complete(shard: Shard, ordered: Sequence[Outcome]) -> None:
+    """Every row once, or as often as it has windows. Raises ValueError."""
+    num_windows = {outcome.video.position: outcome.video.num_windows for outcome in ordered}
+    expected = [(position, i) for position in num_windows for i in range(num_windows[position])]
+    inside = all(shard.start <= position < shard.stop for position in num_windows)
+    if not ordered or not inside or [(o.video.position, o.video.window or 0) for o in ordered] != expected:
+        raise ValueError(f"shard {shard.number} is rows {shard.start} to {shard.stop - 1}, got {len(ordered)} other outcomes")
+
+
+def _in_order(parts: Sequence[pa.Table], ids: pa.Array) -> pa.Table:
+    """Rows of one shard in the order of the input and of the windows."""
+    table = pa.concat_tables(parts)
+    keys = pa.table({"row": pc.index_in(table["video_id"], value_set=ids), "window": table["window"]})
+    return table.take(pc.sort_indices(keys, sort_keys=[("row", "ascending"), ("window", "ascending")]))
+
+
+def _plan(segments: Sequence[pa.Table], job: JobRecord) -> Plan:
+    table = pa.concat_tables(segments) if segments else INPUT_SCHEMA.empty_table()
+    return Plan(inputs=table.combine_chunks(), shards=cut([s.num_rows for s in segments], job.shard_size))
+
+
+def _mark_name(shard: int) -> str:
+    return f"_job/shards/{shard:05}.json"
+
+
 def part_name(shard: int) -> str:
     """File name of a shard in ``labels/`` and ``failures/``."""
     return f"part-{shard:05}.parquet"
 
 
-def _read_parts(root: Path, table: str, schema: pa.Schema) -> pa.Table:
-    marks = ShardStore(OutputFolder(root)).committed()
-    parts = [pq.read_table(root / table / part_name(number), schema=schema) for number in sorted(marks)]
+def _read_parts(where: str | Path, which: int, schema: pa.Schema) -> pa.Table:
+    store = ShardStore(open_folder(where))
+    parts = [store.tables(number)[which] for number in sorted(store.committed())]
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
@@ -225,16 +322,15 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _require_ours(root: Path) -> None:
+def _require_ours(folder: OutputFolder) -> None:
     """Refuse a file, and a folder with other people's files."""
-    if root.exists() and not root.is_dir():
-        raise OutputConflictError(f"{root} is a file; give a folder as --out")
-    if not root.is_dir() or (root / JOB_FILE).is_file():
-        return
-    foreign = sorted(entry.name for entry in root.iterdir() if entry.name != "_job")
-    if foreign:
+    if folder.is_file():
+        raise OutputConflictError(f"{folder.name} is a file; give a folder as --out")
+    names = folder.names()
+    foreign = [name for name in names if name != "_job"]
+    if foreign and JOB_FILE not in names:
         raise OutputConflictError(
-            f"{root} holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}) and no {JOB_FILE}; "
+            f"{folder.name} holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}) and no {JOB_FILE}; "
             "give a new or empty folder as --out"
         )
 
@@ -249,7 +345,7 @@ def _require_unique(inputs: pa.Table) -> None:
         )
 
 
-def _require_kept(known: pa.Table, inputs: pa.Table, root: Path, job_id: str) -> None:
+def _require_kept(known: pa.Table, inputs: pa.Table, folder: str, job_id: str) -> None:
     """Every planned row is in the input, with the same file and times."""
     where = pc.index_in(known["video_id"], value_set=inputs["video_id"].combine_chunks())
     gone = known.filter(pc.is_null(where))["video_id"]
@@ -262,7 +358,7 @@ def _require_kept(known: pa.Table, inputs: pa.Table, root: Path, job_id: str) ->
             example = differences(old[name][0].as_py(), new[name][0].as_py(), f"input {old['video_id'][0].as_py()!r} {name}")
             different += [f"{example[0]} ({old.num_rows} rows differ so)"]
     if different:
-        raise _conflict(root, job_id, different)
+        raise _conflict(folder, job_id, different)
 
 
 def _as_text(column: Any) -> Any:
@@ -270,9 +366,9 @@ def _as_text(column: Any) -> Any:
     return pc.fill_null(column.cast(pa.string()), "")
 
 
-def _conflict(root: Path, job_id: str, different: list[str]) -> OutputConflictError:
+def _conflict(folder: str, job_id: str, different: list[str]) -> OutputConflictError:
     shown = "\n".join(f"  {line}" for line in different[:MAX_DIFFERENCES])
     more = f"\n  and {len(different) - MAX_DIFFERENCES} more differences" if len(different) > MAX_DIFFERENCES else ""
     return OutputConflictError(
-        f"{root} holds another job ({job_id}):\n{shown}{more}\ngive another --out, or the command that this folder was made with"
+        f"{folder} holds another job ({job_id}):\n{shown}{more}\ngive another --out, or the command that this folder was made with"
     )

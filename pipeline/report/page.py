@@ -17,11 +17,13 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from pyarrow import fs
 
 from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.errors import OutputConflictError
 from reelscribe.pipeline.report.rows import MAX_FAILURES_PER_CLASS, Results, read_results
 from reelscribe.pipeline.report.thumbnails import Strip, read_strips
+from reelscribe.pipeline.stores import locate
 
 REPORT_FILE = "report.html"
 MAX_BARS = 60  # labels with a bar of their own; the rest is one bar
@@ -36,19 +38,22 @@ class Bar:
     share: float
 
 
-def write_job_report(out: Path, *, decode: DecodeConfig | None = None, max_videos: int = 60) -> Path:
-    """Write ``report.html`` into a finished job's folder; returns its path.
+def write_job_report(out: str | Path, *, decode: DecodeConfig | None = None, max_videos: int = 60) -> str:
+    """Write ``report.html`` into a finished job's folder, here or on s3://; returns its path.
 
     Up to ``max_videos`` labelled videos, least confident first, are decoded again for their pictures; one that cannot be read any
     more is shown with the cause in the pictures' place. Raises OutputConflictError where ``out`` holds no job.
     """
+    files, base = locate(out)
     try:
-        job: dict[str, Any] = json.loads((out / "job.json").read_text(encoding="utf-8"))
+        with files.open_input_stream(f"{base}/job.json") as file:
+            job: dict[str, Any] = json.loads(file.read())
     except FileNotFoundError:
         raise OutputConflictError(f"{out} holds no labelling job (no job.json); give the --out of `reelscribe label`") from None
     results = read_results(out, max_videos=max_videos)
     strips = read_strips(results.shown, sampling=job["fingerprint"]["sampling"], decode=decode or DecodeConfig())
-    return _write(out / REPORT_FILE, render(job, results, strips))
+    _write(files, f"{base}/{REPORT_FILE}", render(job, results, strips))
+    return f"{out}/{REPORT_FILE}"
 
 
 def render(job: dict[str, Any], results: Results, strips: Sequence[Strip]) -> str:
@@ -100,8 +105,11 @@ def _span(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _write(path: Path, text: str) -> Path:
-    """Replace the file in one step."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    return temporary.replace(path)
+def _write(files: fs.FileSystem, path: str, text: str) -> None:
+    """Replace the file in one step: a store of objects does so by itself."""
+    local = isinstance(files, fs.LocalFileSystem)
+    written = f"{path}.tmp" if local else path
+    with files.open_output_stream(written) as file:
+        file.write(text.encode())
+    if local:
+        files.move(written, path)

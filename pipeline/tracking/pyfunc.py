@@ -1,4 +1,4 @@
-"""A registered model as MLflow's pyfunc: a table of videos in, a table of labels out.
+"""A registered model as MLflow's pyfunc: a table of videos in, a table of what it says of them out.
 
 MLflow imports this module by name and hands it the model folder, so nothing is unpickled. ``mlflow models serve`` and
 ``mlflow.pyfunc.load_model(...).predict(table)`` both end here. A video that cannot be used is a row with its failure, never an
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reelscribe.pipeline.config import usable_cores
+from reelscribe.pipeline.config import Task, usable_cores
 from reelscribe.pipeline.errors import VideoError
 
 if TYPE_CHECKING:
@@ -22,10 +22,18 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
     from reelscribe.pipeline.bundle import ModelBundle
+    from reelscribe.pipeline.predictor import AnyPrediction
     from reelscribe.pipeline.video.clip import ClipRequest
 
 _MAX_WORKERS = 4
-COLUMNS = ("uri", "label", "confidence", "top_k", "failure", "cause")
+_ANSWERS: dict[Task, tuple[str, ...]] = {
+    "single_label": ("label", "confidence", "top_k"),
+    "multi_label": ("labels", "top_k"),
+    "value": ("value",),
+    "dense": ("segments",),
+    "caption": ("label", "confidence", "top_k"),
+}
+_NUMBERS = ("confidence", "value")
 
 
 class VideoLabeller:
@@ -35,7 +43,6 @@ class VideoLabeller:
         from reelscribe.pipeline.predictor import Predictor
         from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
-        bundle.spec.require_single_label("MLflow's pyfunc")
         self.bundle = bundle
         self._predictor = Predictor(bundle)
         # the workers live as long as this object: a server would otherwise start them anew for every request
@@ -44,11 +51,12 @@ class VideoLabeller:
         weakref.finalize(self, resources.close)
 
     def predict(self, table: pandas.DataFrame, params: Mapping[str, Any] | None = None) -> pandas.DataFrame:
-        """Label every row, in order.
+        """Say what there is to say of every row, in order.
 
         In: ``uri`` (string) and, where only a part counts, ``start_s`` and ``end_s`` (seconds; null means the file's begin and
-        end). Out: ``uri``, ``label``, ``confidence`` (0 to 1), ``top_k`` (JSON list of [label, probability], most probable
-        first), ``failure`` and ``cause``; what a row does not have is None. Clips are decoded in worker processes, so a file that hangs or
+        end). Out: ``uri``; by the model's task ``label`` and ``confidence`` (0 to 1), ``labels`` (JSON list), ``value``, or ``segments``
+        (JSON list of [start_s, end_s, label, confidence]); with labels ``top_k`` (JSON list of [label, probability], most probable
+        first); ``failure`` and ``cause``. What a row does not have is None. Clips are decoded in worker processes, so a file that hangs or
         kills a decoder costs its time limit and no more. No parameters are known.
         """
         import pandas
@@ -60,26 +68,35 @@ class VideoLabeller:
         for index, outcome in self._pool.map(requests):
             rows[index] = self._row(requests[index][1].uri, outcome)
         # as objects, so that what is missing is None: NaN would be written into the answer of a server, and it is no JSON
-        return pandas.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+        return pandas.DataFrame(rows, columns=list(columns(self.bundle.spec.task)), dtype=object)
 
     def _request(self, row: Mapping[Any, Any]) -> ClipRequest:
         return self.bundle.request(str(row["uri"]), _seconds(row.get("start_s")), _seconds(row.get("end_s")))
 
     def _row(self, uri: str, outcome: Any) -> dict[str, Any]:
-        from reelscribe.pipeline.predictor import Prediction
-
+        row = dict.fromkeys(columns(self.bundle.spec.task)) | {"uri": uri}
         if isinstance(outcome, VideoError):
-            return {"uri": uri, "label": None, "confidence": None, "top_k": None, "failure": outcome.failure, "cause": str(outcome)}
+            return row | {"failure": outcome.failure, "cause": str(outcome)}
         (prediction,) = self._predictor([outcome])
-        assert isinstance(prediction, Prediction)  # as the model has this task
-        return {
-            "uri": uri,
-            "label": prediction.label,
-            "confidence": prediction.confidence,
-            "top_k": json.dumps(prediction.top_k, ensure_ascii=False),
-            "failure": None,
-            "cause": None,
-        }
+        return row | _answer(prediction)
+
+
+def _answer(prediction: AnyPrediction) -> dict[str, Any]:
+    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
+
+    match prediction:
+        case Prediction():
+            return {"label": prediction.label, "confidence": prediction.confidence, "top_k": _json(prediction.top_k)}
+        case LabelsPrediction():
+            return {"labels": _json(prediction.labels), "top_k": _json(prediction.top_k)}
+        case ValuePrediction():
+            return {"value": prediction.value}
+        case FramesPrediction():
+            return {"segments": _json(prediction.segments)}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _seconds(value: Any) -> float | None:
@@ -87,14 +104,19 @@ def _seconds(value: Any) -> float | None:
     return None if value is None or value != value else float(value)
 
 
-def signature() -> ModelSignature:
+def columns(task: Task) -> tuple[str, ...]:
+    """What a table of answers has."""
+    return ("uri", *_ANSWERS[task], "failure", "cause")
+
+
+def signature(task: Task) -> ModelSignature:
     """The columns in and out, for MLflow."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
     return ModelSignature(
         inputs=Schema([ColSpec("string", "uri"), ColSpec("double", "start_s", required=False), ColSpec("double", "end_s", required=False)]),
-        outputs=Schema([ColSpec("double" if name == "confidence" else "string", name, required=name == "uri") for name in COLUMNS]),
+        outputs=Schema([ColSpec("double" if name in _NUMBERS else "string", name, required=name == "uri") for name in columns(task)]),
     )
 
 

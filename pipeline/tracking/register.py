@@ -71,7 +71,7 @@ def save_mlflow_model(folder: Path, into: Path, *, run_id: str, model_id: str, l
             loader_module=LOADER_MODULE,
             data_path=str(bundle),
             mlflow_model=Model(artifact_path=location, run_id=run_id, model_id=model_id),
-            signature=signature(),
+            signature=signature(load_bundle(bundle).spec.task),
             input_example=input_example(),
             pip_requirements=requirements(),
             metadata={"reelscribe": {"files": file_digests(folder)}},

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, m
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.predictor import frames_tensor
 from reelscribe.pipeline.sampling import DenseSampling
-from reelscribe.pipeline.training.recipes.splits import Row, Splits, some
+from reelscribe.pipeline.training.recipes.splits import Row, Splits, row_request, some
 from reelscribe.pipeline.training.steps.augment import augment
-from reelscribe.pipeline.training.tasks import TASKS, Target, TaskKind
+from reelscribe.pipeline.training.tasks import TASKS, Target, TaskKind, Times, ViewTarget
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
@@ -41,10 +41,24 @@ class ClipSet:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def array(self, clip: int, view: int) -> Tensor:
-        """One view of a clip: frames uint8 (T, 3, H, W), or features (T, D, h, w)."""
+    @property
+    def per_frame(self) -> bool:
+        """Whether a target is, for each view, the classes of its frames."""
+        first = self.targets[0]
+        return isinstance(first, tuple) and isinstance(first[0], tuple)
+
+    def target(self, clip: int, view: int) -> ViewTarget:
+        """What the loop learns of a view of a clip."""
+        target: Any = self.targets[clip]
+        found: ViewTarget = target[view] if self.per_frame else target
+        return found
+
+    def view(self, clip: int, view: int) -> tuple[Tensor, Times]:
+        """One view of a clip: frames uint8 (T, 3, H, W), or features (T, D, h, w); and their times, zeros where they are not known."""
         stored = np.load(self.files[clip][view])
-        return torch.from_numpy(np.ascontiguousarray(stored["frame"]) if stored.dtype.names else stored)
+        if not stored.dtype.names:
+            return torch.from_numpy(stored), [0.0] * len(stored)
+        return torch.from_numpy(np.ascontiguousarray(stored["frame"])), stored["time_s"].tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +167,7 @@ class _Recipe:
         self.sampling = (
             config.sampling.model_copy(update={"num_views": 1}) if isinstance(config.sampling, DenseSampling) else config.sampling
         )
-        self.timed = ("timed",) if TASKS[config.task].needs_times else ()
+        self.timed = ("timed",) if TASKS[config.task].needs_times or config.model.time_gaps else ()
         self.frozen = config.model.trainable_stages == 0
         self.encoder_digest = f"{module_digest(model.encoder)} of {config.model.encoder_input}" if self.frozen else "frames"
 
@@ -172,21 +186,14 @@ class _Recipe:
         return requests
 
     def _clip(self, row: Row, *, jitter_seed: int | None) -> ClipRequest:
-        return ClipRequest(
-            uri=row["uri"],
-            start_s=row["start_s"],
-            end_s=row["end_s"],
-            sampling=self.sampling,
-            size=self.config.transform.frame_size,
-            jitter_seed=jitter_seed,
-            backend=self.config.decode.backend,
-        )
+        size, backend = self.config.transform.frame_size, self.config.decode.backend
+        return row_request(row, sampling=self.sampling, size=size, backend=backend, jitter_seed=jitter_seed)
 
     @torch.inference_mode()
     def compute(self, clip: Clip, request: ArrayRequest) -> AnyArray:
         """The array of the clip's first view: features float16 (T, D, h, w), or frames uint8 (T, 3, H, W).
 
-        For a task that needs times, records (T,) of that as ``frame``, and ``time_s``, seconds from the first frame of the file.
+        Where task or model need times, records (T,) of that as ``frame``, and ``time_s``, seconds from the first frame of the file.
         """
         array = self._frames(clip, request)
         if not self.timed:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, save_bundle, untrained
@@ -65,12 +64,18 @@ class TrainingResult:
 
 
 def run_training(
-    config: Config, *, progress: OpenProgress, parent_run_id: str | None = None, cache: FeatureCache | None = None
+    config: Config,
+    *,
+    progress: OpenProgress,
+    parent_run_id: str | None = None,
+    cache: FeatureCache | None = None,
+    leaks: tuple[Leak, ...] | None = None,
 ) -> TrainingResult:
     """Train, evaluate, track and register. ``progress(what)`` opens a progress line; see console.progress.
 
-    A series of trainings gives each the id of its own run and one cache. Raises UsageError before training starts if the config, the data,
-    the network, the device, the output folder or the tracking server is not usable, and if held-out clips leak into training.
+    A series of trainings gives each the id of its own run, one cache, and the leaks that it found among the same clips. Raises UsageError
+    before training starts if the config, the data, the network, the device, the output folder or the tracking server is not usable, and if
+    held-out clips leak into training.
     """
     output = Path(config.output).absolute()
     uri = tracking_uri(config.tracking.uri, config.output)
@@ -80,20 +85,21 @@ def run_training(
     model = model.to(pick_device(config.training.device)).eval()
     check_writable(output)
     cache = cache or FeatureCache(output / "cache")
-    tracking = config.tracking
+    tracking, data_digest = config.tracking, table_digest(table)
     with RunTracker(uri=uri, experiment=tracking.experiment, run_name=config.name, seed=config.seed, parent_run_id=parent_run_id) as run:
-        log_recipe(run, config, table)
+        log_recipe(run, config, data_digest, table.num_rows)
         folder = output / config.name / run.run_id
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
-            with progress("looking for leaks") as advance:
-                leaks = find_leaks(splits, config, pool=pool, cache=cache, progress=advance)
+            if leaks is None:
+                with progress("looking for leaks") as advance:
+                    leaks = find_leaks(splits, config, pool=pool, cache=cache, progress=advance)
             if leaks:
                 run.set_tags({"reelscribe.leaks": f"{len(leaks)}: " + "; ".join(str(leak) for leak in leaks)})
             with progress("decoding and encoding") as advance:
                 data = prepare(splits, config, model, pool=pool, cache=cache, progress=advance)
             trained, epoch_s = _fit(config, data, folder, run, progress)
             raw = _evaluate(config, splits, data, trained, folder / "model", pool, progress)
-        bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", table_digest(table))
+        bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", data_digest)
         _log_results(run, folder, trained, bundle, raw, evaluation, data)
         version = _register(config, bundle, run.run_id, uri)
     alias_kept = config.tracking.alias if version and config.tracking.alias not in version.aliases else ""
@@ -120,11 +126,11 @@ def _with_tokens(splits: Splits, config: Config) -> Splits:
         raise ManifestError(f"{config.data.manifest}: {error}") from error
 
 
-def log_recipe(run: RunTracker, config: Config, table: pa.Table) -> None:
+def log_recipe(run: RunTracker, config: Config, data_digest: str, num_rows: int) -> None:
     """What it takes to repeat a run: its config, and which data it saw."""
     run.log_params(config.model_dump(mode="json"))
     run.log_text(config.to_yaml(), CONFIG_FILE)
-    run.log_dataset(name=config.name, source=config.data.manifest, digest=table_digest(table), context="training", num_rows=table.num_rows)
+    run.log_dataset(name=config.name, source=config.data.manifest, digest=data_digest, context="training", num_rows=num_rows)
 
 
 def check_writable(folder: Path) -> None:

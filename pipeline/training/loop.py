@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
+from reelscribe.pipeline.predictor import frame_gaps
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
 from reelscribe.pipeline.training.steps import bad_batch
 from reelscribe.pipeline.training.steps.batches import Batches, Draw
@@ -173,9 +174,10 @@ class Trainer:
     def _stop(self, epoch: int, step: int, draws: list[Draw], *, loss: float, norm: float) -> NoReturn:
         """End the run before a step that would spoil the weights; every worker may do so, as each knows the whole batch."""
         video_ids = [self.data.train.video_ids[draw.clip] for draw in draws]
-        arrays = [self.batches.array(epoch, draw) for draw in draws]
+        clips = [self.batches.clip(epoch, draw) for draw in draws]
+        arrays = [clip.array for clip in clips]
         targets = self.batches.targets(epoch, draws)
-        losses = bad_batch.clip_losses(self.plain, arrays, targets, self.loss)
+        losses = bad_batch.clip_losses(self.plain, clips, targets, self.loss)
         file = bad_batch.keep(self.folder, video_ids, arrays, targets, losses) if self.folder else None
         what = f"the loss ({loss:g}) or its gradient (norm {norm:g}) is not finite"
         raise bad_batch.training_error(f"epoch {epoch}, step {step + 1}", what, video_ids, arrays, losses, file)
@@ -185,7 +187,7 @@ class Trainer:
         every = self.config.gradient_health_every
         if not every or (epoch - 1) % every or self.world.rank:
             return None
-        clips = ((self.batches.array(epoch, draw), self.data.train.targets[draw.clip]) for draw in self.batches.epoch(epoch)[0])
+        clips = ((self.batches.clip(epoch, draw), self.data.train.targets[draw.clip]) for draw in self.batches.epoch(epoch)[0])
         return gradient_health(cast("Recognizer", self.model), clips, self.loss, max_frames=self.config.tbptt_frames)
 
     @torch.no_grad()
@@ -199,8 +201,9 @@ class Trainer:
         part = self.world.part(len(clips))
         answers = torch.zeros(len(clips), *self.validation.shape, device=self.device)
         for i in range(part.start, part.stop):  # one by one: an answer does not depend on its neighbours
-            array = clips.array(i, 0).to(self.device)
-            answer = self.validation.answer(network, array[None], torch.tensor([len(array)], device=self.device), i)
+            array, times = clips.view(i, 0)
+            inputs = array, torch.tensor(len(array)), frame_gaps(times)
+            answer = self.validation.answer(network, *(tensor[None].to(self.device) for tensor in inputs), clip=i)
             answers[i, : len(answer)] = answer
         answers = self.world.total(answers).cpu()
         return answers, self.validation.metrics(answers)

@@ -6,7 +6,7 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +22,20 @@ from reelscribe.pipeline.predictor import (
     LabelsPrediction,
     ValuePrediction,
 )
+from reelscribe.pipeline.training.scores.captions import CaptionScores, caption_scores
+from reelscribe.pipeline.training.scores.metrics import (
+    AnyScores,
+    ClassificationScores,
+    FrameScores,
+    MultiLabelScores,
+    ValueScores,
+    classification_scores,
+    multilabel_scores,
+    value_scores,
+)
+from reelscribe.pipeline.training.scores.segments import dense_scores
 from reelscribe.pipeline.training.steps.losses import CaptionLoss, ClipLoss, FrameLoss, Loss, MultiLabelLoss, ValueLoss, balanced_weights
 from reelscribe.pipeline.vocabulary import vocabulary
-
-if TYPE_CHECKING:
-    from reelscribe.pipeline.training.scores.captions import CaptionScores
-    from reelscribe.pipeline.training.scores.metrics import AnyScores, ClassificationScores, FrameScores, MultiLabelScores, ValueScores
 
 Row = Mapping[str, Any]
 Times = Sequence[float]  # of the frames of a view, seconds from the first frame of the file
@@ -41,8 +49,8 @@ class References:
     tokens: tuple[tuple[int, ...], ...]  # of each, with its end
 
 
-# a class; a value; 0 or 1 for each label; for each view the class of each frame; captions
-Target = int | float | tuple[int, ...] | tuple[tuple[int, ...], ...] | References
+ViewTarget = int | float | tuple[int, ...] | References  # a class; a value; 0 or 1 for each label; the class of each frame; captions
+Target = ViewTarget | tuple[tuple[int, ...], ...]  # that of all views; of classes of frames, for each view its own
 
 
 class Headline(NamedTuple):
@@ -108,14 +116,12 @@ class SingleLabel(TaskKind):
         """Macro-F1."""
         if monitor != "val_macro_f1":
             return {}
-        from torchmetrics.functional.classification import multiclass_f1_score  # seconds, in each worker
+        from torchmetrics.functional.classification import multiclass_f1_score
 
         return {monitor: multiclass_f1_score(logits, targets, num_classes=logits.shape[1], average="macro").item()}
 
     def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> ClassificationScores:
         """Where the model has a threshold, also of the labels that it accepts."""
-        from reelscribe.pipeline.training.scores.metrics import classification_scores
-
         found = [prediction for prediction in predictions if isinstance(prediction, ClassPrediction)]
         probabilities = torch.from_numpy(np.stack([prediction.scores for prediction in found]))
         scores = classification_scores(probabilities, torch.tensor([self.target(row, labels) for row in rows]), labels)
@@ -146,15 +152,11 @@ class MultiLabel(TaskKind):
         """Mean average precision."""
         if monitor != "val_map":
             return {}
-        from reelscribe.pipeline.training.scores.metrics import multilabel_scores
-
         names = tuple(str(i) for i in range(logits.shape[1]))
         return {monitor: multilabel_scores(logits.sigmoid(), targets, names).metrics["map"]}
 
     def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> MultiLabelScores:
         """Of each label the order of the clips, and all labels at a probability of one half."""
-        from reelscribe.pipeline.training.scores.metrics import multilabel_scores
-
         probabilities = np.stack([prediction.scores for prediction in predictions if isinstance(prediction, LabelsPrediction)])
         targets = torch.tensor([self.target(row, labels) for row in rows])
         return multilabel_scores(torch.from_numpy(probabilities), targets, labels)
@@ -181,8 +183,6 @@ class Value(TaskKind):
 
     def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> ValueScores:  # noqa: ARG002
         """Errors, in the unit of the values."""
-        from reelscribe.pipeline.training.scores.metrics import ValueScores, value_scores
-
         predicted = torch.tensor([prediction.value for prediction in predictions if isinstance(prediction, ValuePrediction)])
         return ValueScores(metrics=value_scores(predicted, torch.tensor([self.target(row, ()) for row in rows])))
 
@@ -204,9 +204,6 @@ class Dense(TaskKind):
 
     def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> FrameScores:
         """Of frames, and of the segments that they make but those of the background."""
-        from reelscribe.pipeline.training.scores.metrics import FrameScores
-        from reelscribe.pipeline.training.scores.segments import dense_scores
-
         found = [prediction for prediction in predictions if isinstance(prediction, FramesPrediction)]
         true = [np.array(self.target(row, labels, [p.times_s])[0]) for row, p in zip(rows, found, strict=True)]
         metrics = dense_scores([p.classes for p in found], true, background=labels.index(BACKGROUND))
@@ -232,8 +229,6 @@ class Caption(TaskKind):
 
     def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> CaptionScores:
         """By the field's reference code."""
-        from reelscribe.pipeline.training.scores.captions import caption_scores
-
         said = [prediction.label for prediction in predictions if isinstance(prediction, CaptionPrediction)]
         return caption_scores(said, [row["captions"] for row in rows], can_say=vocabulary(labels).can_say)
 

@@ -29,13 +29,17 @@ answers = st.integers(0, 4).flatmap(
         Labelled,
         label=texts,
         confidence=st.floats(0, 1),
-        top_k=st.lists(st.tuples(texts, times), max_size=3).map(tuple),
+        top_k=st.none() | st.lists(st.tuples(texts, times), max_size=3).map(tuple),
         frame_index=st.lists(st.integers(0, 2**40), min_size=n, max_size=n).map(tuple),
         frame_time_s=st.lists(times, min_size=n, max_size=n).map(tuple),
         reader=texts,
         content_digest=texts,
         duration_s=times,
         accepted=st.none() | st.booleans(),
+        labels=st.none() | st.lists(texts, max_size=3).map(tuple),
+        value=st.none() | times,
+        segments=st.none() | st.lists(st.tuples(times, times, texts, times), max_size=2).map(tuple),
+        scores=st.none() | st.lists(st.floats(0, 1, width=32), max_size=3).map(tuple),
     )
 )
 

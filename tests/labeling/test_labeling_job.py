@@ -23,8 +23,9 @@ from labeling_model import Identity, make_bundle
 from reelscribe.pipeline.bundle import ModelBundle
 from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.errors import OutputConflictError
-from reelscribe.pipeline.labeling.job import Progress, run_job
+from reelscribe.pipeline.labeling.job import JobOptions, run_job
 from reelscribe.pipeline.labeling.store import read_failures, read_job, read_labels
+from reelscribe.pipeline.labeling.work import Progress
 from reelscribe.pipeline.manifest import list_videos
 from reelscribe.pipeline.video.clip import read_clip
 
@@ -41,7 +42,7 @@ def comparable(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 def quiet(bundle: ModelBundle, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an undisturbed job."""
     out = tmp_path_factory.mktemp("quiet") / "out"
-    run_job(bundle=bundle, identity=Identity(), videos=list_videos(str(drawn)), out=out, shard_size=4)
+    run_job(bundle=bundle, identity=Identity(), videos=list_videos(str(drawn)), out=out, options=JobOptions(shard_size=4))
     return out
 
 
@@ -115,7 +116,9 @@ def test_another_model_or_plan_is_refused_with_the_difference(bundle: ModelBundl
     run_job(bundle=bundle, identity=Identity(), videos=videos, out=out)
     other = make_bundle(tmp_path / "other", num_frames=6, seed=1)
     with pytest.raises(OutputConflictError) as caught:
-        run_job(bundle=other, identity=Identity(version="4"), videos=videos, out=out, decode=DecodeConfig(backend="opencv"))
+        run_job(
+            bundle=other, identity=Identity(version="4"), videos=videos, out=out, options=JobOptions(decode=DecodeConfig(backend="opencv"))
+        )
     for line in (
         "model_version: '3' there, '4' now",
         f"weights_digest: '{bundle.weights_digest}' there, '{other.weights_digest}' now",
@@ -124,7 +127,13 @@ def test_another_model_or_plan_is_refused_with_the_difference(bundle: ModelBundl
     ):
         assert f"  {line}\n" in str(caught.value)
     # what only bounds the work may change
-    run_job(bundle=bundle, identity=Identity(alias="old"), videos=videos, out=out, decode=DecodeConfig(timeout_s=9, workers=1))
+    run_job(
+        bundle=bundle,
+        identity=Identity(alias="old"),
+        videos=videos,
+        out=out,
+        options=JobOptions(decode=DecodeConfig(timeout_s=9, workers=1)),
+    )
 
 
 def test_an_output_inside_the_input_is_no_input(bundle: ModelBundle, drawn: Path, tmp_path: Path) -> None:
@@ -164,7 +173,7 @@ from pathlib import Path
 import reelscribe.pipeline.predictor, reelscribe.models.recognizer, timm
 from labeling_model import Identity
 from reelscribe.pipeline.bundle import load_bundle
-from reelscribe.pipeline.labeling.job import run_job
+from reelscribe.pipeline.labeling.job import JobOptions, run_job
 from reelscribe.pipeline.manifest import list_videos
 
 bundle, videos = load_bundle(Path(sys.argv[1])), list_videos(sys.argv[2])
@@ -173,7 +182,7 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         try:
-            run_job(bundle=bundle, identity=Identity(), videos=videos, out=Path(line.strip()), shard_size=2)
+            run_job(bundle=bundle, identity=Identity(), videos=videos, out=Path(line.strip()), options=JobOptions(shard_size=2))
         except BaseException as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(1)

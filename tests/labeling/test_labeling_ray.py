@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from labeling_model import Identity
 
 from reelscribe.pipeline.bundle import ModelBundle
-from reelscribe.pipeline.labeling.job import run_job
+from reelscribe.pipeline.labeling.job import JobOptions, run_job
 from reelscribe.pipeline.labeling.ray_launch import _in_short, place
 from reelscribe.pipeline.labeling.store import read_failures, read_job, read_labels
 from reelscribe.pipeline.manifest import list_videos
@@ -55,9 +55,11 @@ def test_ray_gives_the_rows_of_the_local_engine(bundle: ModelBundle, drawn: Path
 
     assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
     videos, local, on_ray = list_videos(str(drawn)), tmp_path / "local", tmp_path / "ray"
-    run_job(bundle=bundle, identity=Identity(), videos=videos, out=local, shard_size=16)
+    run_job(bundle=bundle, identity=Identity(), videos=videos, out=local, options=JobOptions(shard_size=16))
     run_job(bundle=bundle, identity=Identity(), videos=videos.slice(3, 4), out=on_ray)
-    summary = run_job(bundle=bundle, identity=Identity(), videos=videos, out=on_ray, engine="ray")  # it goes on with what the other began
+    summary = run_job(
+        bundle=bundle, identity=Identity(), videos=videos, out=on_ray, options=JobOptions(engine="ray")
+    )  # it goes on with what the other began
     assert (summary.engine, summary.total, summary.resumed) == ("ray", videos.num_rows, 4)
     for a, b in zip(rows_by_id(read_labels(local)), rows_by_id(read_labels(on_ray)), strict=True):
         assert a.pop("confidence") == pytest.approx(b.pop("confidence"), abs=1e-6)

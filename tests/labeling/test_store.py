@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelscribe.pipeline.errors import ManifestError, OutputConflictError, ReelScribeError
-from reelscribe.pipeline.labeling.folder import TEMPORARY_FOLDER, OutputFolder
+from reelscribe.pipeline.labeling.folder import TEMPORARY_FOLDER, LocalFolder
 from reelscribe.pipeline.labeling.record import JobRecord, differences
 from reelscribe.pipeline.labeling.stages import Failed, Labelled, Outcome, Video
 from reelscribe.pipeline.labeling.store import Plan, ShardStore, cut, open_store, read_failures, read_job, read_labels
@@ -64,7 +64,7 @@ def work(store: ShardStore, videos: pa.Table, job: JobRecord) -> Plan:
     done = store.committed()
     for shard in plan.shards:
         if shard.number not in done:
-            store.commit(shard, [outcome(video) for video in reversed(list(plan.videos([shard])))], job.trace())
+            store.commit(plan, shard, [outcome(video) for video in reversed(list(plan.videos([shard])))], job.trace())
     return plan
 
 
@@ -86,7 +86,7 @@ def test_every_row_ends_in_one_table_in_the_order_of_the_input(tmp_path: Path) -
     assert pq.read_table(tmp_path / "out" / "failures")["video_id"].to_pylist() == EXPECTED[1]
 
 
-class _FailingFolder(OutputFolder):
+class _FailingFolder(LocalFolder):
     """Stops like a killed process at one of the writes: before it, in the middle of it, or right after it."""
 
     def __init__(self, root: Path, *, at: int, moment: str) -> None:
@@ -100,7 +100,7 @@ class _FailingFolder(OutputFolder):
             super().put(name, data)
             return
         if self.moment == "middle":
-            temporary = self.root / TEMPORARY_FOLDER / name.replace("/", "-")
+            temporary = Path(self.base) / TEMPORARY_FOLDER / name.replace("/", "-")
             temporary.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data[: len(data) // 2])
         if self.moment == "after":
@@ -222,8 +222,8 @@ def test_a_job_file_that_is_not_ours_is_refused(tmp_path: Path, text: str) -> No
 HOLD = """
 import sys
 from pathlib import Path
-from reelscribe.pipeline.labeling.folder import OutputFolder
-with OutputFolder(Path(sys.argv[1])).locked():
+from reelscribe.pipeline.labeling.folder import LocalFolder
+with LocalFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -247,7 +247,7 @@ def test_a_folder_is_held_against_this_very_process_too(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_the_job_with_a_clear_word(tmp_path: Path) -> None:
-    folder = OutputFolder(tmp_path)
+    folder = LocalFolder(tmp_path)
     (tmp_path / TEMPORARY_FOLDER).mkdir(parents=True)
     (tmp_path / TEMPORARY_FOLDER / "labels-part-00000.parquet").symlink_to("/dev/full")
     with pytest.raises(ReelScribeError, match=r"cannot write .*: No space left on device; what was committed stays") as caught:

@@ -97,6 +97,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         schema = pa.Table.from_pylist(rows).schema
         if name == "labels":
             schema = schema.set(2, pa.field("start_s", pa.float64())).set(3, pa.field("end_s", pa.float64()))
+            segment = pa.struct({"start_s": pa.float64(), "end_s": pa.float64(), "label": pa.string(), "confidence": pa.float64()})
+            for task, kind in {"labels": pa.list_(pa.string()), "value": pa.float64(), "segments": pa.list_(segment)}.items():
+                schema = schema.append(pa.field(task, kind))
         pq.write_table(pa.Table.from_pylist(rows[:half], schema=schema), out / name / "part-00000.parquet")
         pq.write_table(pa.Table.from_pylist(rows[half:], schema=schema), out / name / "part-00001.parquet")
     (out / "job.json").write_text(json.dumps(job()), encoding="utf-8")
@@ -138,8 +141,8 @@ def job() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def page(folder: Path) -> _Page:
     path = write_job_report(folder, decode=DecodeConfig(workers=1))
-    assert path == folder / "report.html"
-    return _Page(path.read_text(encoding="utf-8"))
+    assert path == str(folder / "report.html")
+    return _Page(Path(path).read_text(encoding="utf-8"))
 
 
 def test_the_page_needs_nothing_else_and_says_so(page: _Page) -> None:
@@ -211,7 +214,7 @@ def test_every_graphic_is_named_or_hidden_for_who_cannot_see_it(page: _Page) -> 
 def test_a_job_that_has_not_ended_and_has_no_rows_yet_says_so(tmp_path: Path) -> None:
     running = job() | {"state": "running", "sessions": []}
     (tmp_path / "job.json").write_text(json.dumps(running), encoding="utf-8")
-    text = _Page(write_job_report(tmp_path).read_text(encoding="utf-8")).text
+    text = _Page(Path(write_job_report(tmp_path)).read_text(encoding="utf-8")).text
     assert "This job has not ended: 155 of 155 videos are still to do" in text
     assert "No video has a label." in text
 

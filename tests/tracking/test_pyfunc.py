@@ -18,10 +18,12 @@ import pytest
 from mlflow.models import Model
 from mlflow_server import free_port
 
-from reelscribe.pipeline.bundle import ModelBundle
-from reelscribe.pipeline.predictor import Predictor
+from conftest import tiny_spec
+from reelscribe.pipeline.bundle import ModelBundle, new_recognizer, num_outputs, save_bundle
+from reelscribe.pipeline.config import Task
+from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Predictor, ValuePrediction
 from reelscribe.pipeline.tracking.connection import quiet
-from reelscribe.pipeline.tracking.pyfunc import COLUMNS, input_example, signature
+from reelscribe.pipeline.tracking.pyfunc import VideoLabeller, columns, input_example, signature
 from reelscribe.pipeline.tracking.registry import fetch_model, register_model
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.video.clip import read_clip
@@ -62,7 +64,7 @@ def expected(bundle: ModelBundle, uri: str, start_s: float | None = None, end_s:
 def test_mlflow_loads_it_and_answers_as_the_predictor_does(registered: str, bundle: ModelBundle, videos: list[str]) -> None:
     model = load_model(registered)
     answer = model.predict(pd.DataFrame({"uri": videos}))
-    assert list(answer.columns) == list(COLUMNS)
+    assert list(answer.columns) == list(columns("single_label"))
     assert answer["uri"].tolist() == videos
     for row in (0, 2):
         got = {"label": answer["label"][row], "confidence": answer["confidence"][row], "top_k": json.loads(answer["top_k"][row])}
@@ -84,15 +86,37 @@ def test_a_part_of_a_file(registered: str, bundle: ModelBundle, videos: list[str
 
 def test_an_empty_table(registered: str) -> None:
     empty = load_model(registered).predict(pd.DataFrame({"uri": pd.Series([], dtype=str)}))
-    assert (list(empty.columns), len(empty)) == (list(COLUMNS), 0)
+    assert (list(empty.columns), len(empty)) == (list(columns("single_label")), 0)
 
 
 def test_the_model_says_what_goes_in_and_out(registered: str) -> None:
     info = Model.load(registered)
-    assert info.signature == signature()
+    assert info.signature == signature("single_label")
     assert info.flavors["python_function"]["loader_module"] == "reelscribe.pipeline.tracking.pyfunc"
     example = json.loads((Path(registered) / "input_example.json").read_text())
     assert example == {"columns": list(input_example().columns), "data": input_example().to_numpy().tolist()}
+
+
+@pytest.mark.parametrize(("task", "labels"), [("multi_label", ("rennen", "üben")), ("value", ()), ("dense", ("background", "üben"))])
+def test_other_tasks_answer_as_the_predictor_does(task: Task, labels: tuple[str, ...], videos: list[str], tmp_path: Path) -> None:
+    spec = tiny_spec(task=task, labels=labels)
+    model = new_recognizer(spec.model, spec.transform, num_classes=num_outputs(labels), per_frame=task == "dense")
+    bundle = save_bundle(tmp_path / "model", spec=spec, state=model.state_dict(), card="")
+    (said,) = Predictor(bundle)([read_clip(bundle.request(videos[0]))])
+    answer = VideoLabeller(bundle).predict(pd.DataFrame({"uri": videos[:2]}))
+    assert tuple(answer.columns) == columns(task) == tuple(signature(task).outputs.input_names())
+    assert answer["failure"].tolist() == [None, "not_a_video"]
+    whole = answer.iloc[0]
+    match said:
+        case LabelsPrediction():
+            assert json.loads(whole["labels"]) == list(said.labels)
+            assert json.loads(whole["top_k"]) == [list(pair) for pair in said.top_k]
+        case ValuePrediction():
+            assert whole["value"] == said.value
+        case FramesPrediction():
+            assert json.loads(whole["segments"]) == [list(segment) for segment in said.segments]
+        case _:
+            pytest.fail(f"{said} is of another task")
 
 
 @pytest.mark.slow

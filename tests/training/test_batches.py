@@ -59,11 +59,11 @@ def test_a_clip_that_comes_again_comes_in_its_next_view(clips: ClipSet) -> None:
     repeats = [draw for draws in some.epoch(1) for draw in draws if draw.clip == 0]
     assert [draw.repeat for draw in repeats] == list(range(len(repeats)))
     assert len(repeats) >= 3
-    arrays = [some.array(1, draw) for draw in repeats]
+    arrays = [some.clip(1, draw).array for draw in repeats]
     assert torch.equal(arrays[0], arrays[2])
     assert not torch.equal(arrays[0], arrays[1])
     changed = batches(rare, some.training, SPEED)
-    assert len({changed.array(1, draw).numpy().tobytes() for draw in repeats}) > 2
+    assert len({changed.clip(1, draw).array.numpy().tobytes() for draw in repeats}) > 2
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.5])
@@ -82,7 +82,7 @@ def test_rows_are_the_same_whoever_reads_them(clips: ClipSet, mixup: float) -> N
 
 def test_time_is_changed_anew_in_each_epoch(clips: ClipSet) -> None:
     some = batches(clips, augmentation=SPEED)
-    lengths = Counter(len(some.array(epoch, some.epoch(1)[0][0])) for epoch in range(20))
+    lengths = Counter(len(some.clip(epoch, some.epoch(1)[0][0]).array) for epoch in range(20))
     assert len(lengths) > 4
 
 
@@ -137,7 +137,7 @@ def test_frames_of_bytes_stay_bytes() -> None:
 @given(rows=st.integers(1, 9), parts=st.integers(1, 12))
 def test_parts_are_all_rows_in_order_and_none_is_empty(rows: int, parts: int) -> None:
     lengths = torch.arange(1, rows + 1)
-    batch = Batch(inputs=torch.rand(rows, rows, 2), lengths=lengths, targets=lengths * 10, offset=3, total=20)
+    batch = Batch(inputs=torch.rand(rows, rows, 2), lengths=lengths, targets=lengths * 10, gaps=torch.rand(rows, rows), offset=3, total=20)
     pieces = batch.split(parts)
     assert len(pieces) == min(rows, parts)
     assert torch.equal(torch.cat([piece.targets for piece in pieces]), batch.targets)
@@ -145,7 +145,9 @@ def test_parts_are_all_rows_in_order_and_none_is_empty(rows: int, parts: int) ->
         assert piece.total == 20
         start = piece.offset - 3
         assert torch.equal(piece.lengths, lengths[start : start + len(piece.lengths)])
-        assert torch.equal(piece.inputs, batch.inputs[start : start + len(piece.lengths), : int(piece.lengths.max())])
+        longest = int(piece.lengths.max())
+        assert torch.equal(piece.inputs, batch.inputs[start : start + len(piece.lengths), :longest])
+        assert torch.equal(piece.gaps, batch.gaps[start : start + len(piece.lengths), :longest])
 
 
 def test_labels_of_frames_go_with_their_frames(tmp_path: Path) -> None:
@@ -161,3 +163,22 @@ def test_labels_of_frames_go_with_their_frames(tmp_path: Path) -> None:
         for inputs, targets, length in zip(batch.inputs, batch.targets, batch.lengths.tolist(), strict=True):
             assert inputs[:length].flatten().tolist() == targets[:length].tolist()
             assert targets[length:].eq(IGNORED).all()
+
+
+def test_gaps_go_with_their_frames(tmp_path: Path) -> None:
+    """Each frame shows the time at which it was filmed, in tenths of a second, unevenly."""
+    rng = np.random.default_rng(0)
+    files = tuple((tmp_path / f"{i}.npy",) for i in range(4))
+    for i, (file,) in enumerate(files):
+        records = np.empty(5 + i, [("time_s", np.float64), ("frame", np.uint8, (1, 1, 1))])
+        records["frame"][:, 0, 0, 0] = np.sort(rng.integers(0, 200, 5 + i))
+        records["time_s"] = records["frame"][:, 0, 0, 0] / 10
+        np.save(file, records)
+    clips = ClipSet(video_ids=tuple("abcd"), files=files, targets=(0, 0, 1, 1))
+    some = batches(clips, augmentation=AugmentationConfig(speed=0.8, time_crop=0.6, frame_dropout=0.3))
+    for epoch in range(1, 9):
+        batch = some.load(epoch, 0, some.epoch(epoch)[0], range(4))
+        for inputs, gaps, length in zip(batch.inputs, batch.gaps, batch.lengths.tolist(), strict=True):
+            assert gaps[1:length].tolist() == pytest.approx((inputs[:length].flatten().float().diff() / 10).tolist())
+            assert gaps[0] == 0
+            assert gaps[length:].eq(0).all()

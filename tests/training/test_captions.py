@@ -12,7 +12,6 @@ import torch
 from tiny_training import CONFIG, drawn_data, trainer
 
 from reelscribe.models.captioner import Captioner
-from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import AugmentationConfig
 from reelscribe.pipeline.training.loop import Trainer
 from reelscribe.pipeline.training.scores.captions import cider_by_clip
@@ -35,16 +34,10 @@ def test_the_reward_is_the_reference_codes_score(shared_data: Path) -> None:
     assert [reward(tokens, clip) for clip, tokens in enumerate(other)] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-def captioner(data: Any, **keywords: Any) -> Captioner:
-    torch.manual_seed(7)
-    sizes = {"encoder": "tiny", "weights": "none", "stride": 4, "trainable_stages": 2, "projection": 8, "hidden_size": 16}
-    return Captioner(num_tokens=len(data.labels), frame_size=(16, 16), embedding_size=8, dropout=0.1, **(sizes | keywords))
-
-
 def captioned(folder: Path, **changes: Any) -> Trainer:
     data = drawn_data(folder, train=8, val=4, task="caption")
     config = CONFIG.model_copy(update={"epochs": 4, "learning_rate": 1e-2, **changes})
-    return trainer(data, config, model=captioner(data), caption=CaptionConfig(max_length=8))
+    return trainer(data, config)
 
 
 def test_every_caption_of_a_clip_comes_in_turn(tmp_path: Path) -> None:
@@ -74,7 +67,7 @@ def test_validation_says_what_the_network_says(tmp_path: Path) -> None:
     assert isinstance(model, Captioner)
     said = []
     for i in range(len(one.data.val)):
-        frames = one.data.val.array(i, 0)[None]
+        frames = one.data.val.view(i, 0)[0][None]
         lengths = torch.tensor([frames.shape[1]])
         ((found,),) = model.say(model.forward_features(model.encode(frames), lengths), lengths, max_length=8)
         said.append(words.decode(found.tokens))

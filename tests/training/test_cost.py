@@ -89,3 +89,10 @@ def test_the_lag_of_a_recurrence_that_is_known() -> None:
             kernel.weight_hh_l0.copy_(decay * torch.eye(HIDDEN))
             kernel.weight_ih_l0.fill_(1e-6)
         assert gradient_lag(model, grid) == lag
+
+
+def test_a_core_that_is_told_of_time_costs_one_direction_more() -> None:
+    plain, told = cost(recognizer("gru")), cost(recognizer("gru", time_gaps=True))
+    assert told.parameters == plain.parameters + HIDDEN
+    assert told.head_macs == plain.head_macs + HIDDEN
+    assert told.step_ms

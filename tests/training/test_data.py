@@ -51,4 +51,5 @@ def test_views_with_chance_differ_by_seed(augmentation: dict[str, Any]) -> None:
 
 def test_what_the_encoder_sees_is_stored_apart() -> None:
     assert wanted() != wanted(model={"encoder_input": "changes"})
+    assert wanted() != wanted(model={"time_gaps": True})  # frames with their times
     assert wanted() == wanted(model={"pooling": "mean_max", "recurrent": "lstm"})  # of what comes after the encoder nothing is stored

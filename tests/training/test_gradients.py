@@ -10,6 +10,7 @@ import torch
 from tiny_training import recognizer
 
 from reelscribe.models.recognizer import Recognizer
+from reelscribe.pipeline.training.steps.batches import Timed
 from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
 from reelscribe.pipeline.training.steps.losses import ClipLoss
 
@@ -23,9 +24,14 @@ def scaled(recurrent: str, factor: float, **keywords: object) -> Recognizer:
     return model
 
 
+def timed(frames: torch.Tensor) -> Timed:
+    """A frame each half second."""
+    return Timed(frames, torch.tensor([0.0, *[0.5] * (len(frames) - 1)]))
+
+
 def measure(model: Recognizer, frames: int = 16, **keywords: int) -> GradientHealth:
     generator = torch.Generator().manual_seed(0)
-    clips = [(torch.randint(0, 255, (frames - i % 3, 3, 16, 16), dtype=torch.uint8, generator=generator), i % 2) for i in range(4)]
+    clips = [(timed(torch.randint(0, 255, (frames - i % 3, 3, 16, 16), dtype=torch.uint8, generator=generator)), i % 2) for i in range(4)]
     return gradient_health(model, clips, ClipLoss(), **keywords)
 
 
@@ -45,9 +51,9 @@ def test_large_recurrent_weights_make_it_explode() -> None:
     assert "training.learning_rate" in health.warning
 
 
-@pytest.mark.parametrize("recurrent", ["gru", "lstm", "rnn_tanh"])
-def test_the_cores_as_they_start_keep_it(recurrent: str) -> None:
-    health = measure(recognizer(recurrent=recurrent))
+@pytest.mark.parametrize(("recurrent", "time_gaps"), [("gru", False), ("gru", True), ("lstm", False), ("rnn_tanh", False)])
+def test_the_cores_as_they_start_keep_it(recurrent: str, time_gaps: bool) -> None:
+    health = measure(recognizer(recurrent=recurrent, time_gaps=time_gaps))
     assert health.warning == ""
     assert 1e-3 < health.reach < 2
     assert health.live_frames == 15
@@ -72,7 +78,7 @@ def test_layers_have_the_gradient_of_the_mean_loss() -> None:
     model = recognizer(dropout=0.0)
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 255, (3, 6, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    health = gradient_health(model, [(clip, i % 2) for i, clip in enumerate(frames)], ClipLoss())
+    health = gradient_health(model, [(timed(clip), i % 2) for i, clip in enumerate(frames)], ClipLoss())
     assert all(parameter.grad is None for parameter in model.parameters())
     ClipLoss()(model(frames, torch.tensor([6, 6, 6])), torch.tensor([0, 1, 0])).mean().backward()
     core = torch.cat([parameter.grad.flatten() for parameter in model.recurrent.parameters() if parameter.grad is not None])

@@ -7,7 +7,9 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -86,12 +88,26 @@ def changed(config: Config, section: str, **values: object) -> Config:
 
 
 def test_gradients_are_pictured_and_tracked(tiny_config: Config) -> None:
-    result = run_training(changed(tiny_config, "training", gradient_health_every=2), progress=progress)
+    looking = changed(tiny_config, "training", gradient_health_every=2)
+    result = run_training(changed(looking, "model", time_gaps=True), progress=progress)
     pictures = {f.path for f in MlflowClient(result.tracking_uri).list_artifacts(result.run_id, "pictures")}
     assert {path for path in pictures if "gradients" in path} == {"pictures/gradients_0001.png", "pictures/gradients_0003.png"}
     assert len(history(result.tracking_uri, result.run_id, "gradient/reach")) == 2
     assert history(result.tracking_uri, result.run_id, "gradient/live_frames") == [5, 5]
     assert min(history(result.tracking_uri, result.run_id, "gradient/layer/recurrent.layers.0")) > 0
+    check_that_the_saved_model_says_what_the_loop_heard(result)
+
+
+def check_that_the_saved_model_says_what_the_loop_heard(result: TrainingResult) -> None:
+    """From the files on, frames and the seconds between them, against the last validation."""
+    found = result.evaluation.labelled()
+    logits = torch.from_numpy(np.concatenate([prediction.logits for prediction in found.values()]))
+    targets = torch.tensor([result.bundle.spec.labels.index(row["label"]) for row in result.evaluation.truth.values()])
+    expected = torch.nn.functional.cross_entropy(logits, targets).item()
+    assert history(result.tracking_uri, result.run_id, "val_loss")[-1] == pytest.approx(expected, abs=1e-5)
+    told = result.bundle.build().recurrent.gap
+    assert told is not None
+    assert told.weight.abs().min() > 0
 
 
 def test_a_gradient_that_vanishes_is_said_once(trained: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

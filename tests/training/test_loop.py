@@ -35,6 +35,7 @@ EVERYTHING = CONFIG.model_copy(
         "gradient_health_every": 2,
     }
 )
+CAPTIONS = CONFIG.model_copy(update={"scheduled_sampling": 0.5, "self_critical_epochs": 1, "accumulate": 2})
 AUGMENTATION = AugmentationConfig(speed=0.5, time_warp=0.5, time_crop=0.7, frame_dropout=0.2)
 
 
@@ -66,6 +67,7 @@ def _one_rank(rank: int, size: int, port: int, settings: tuple[TrainingConfig, A
         (2, (CONFIG, AUGMENTATION, "multi_label")),
         (2, (CONFIG, AUGMENTATION, "value")),
         (2, (CONFIG, AUGMENTATION, "dense")),
+        (2, (CAPTIONS, AUGMENTATION, "caption")),
     ],
 )
 def test_workers_of_a_process_group_give_the_numbers_of_one_process(
@@ -93,6 +95,20 @@ def test_it_learns_what_only_order_tells(tmp_path: Path) -> None:
     assert trained.history[-1]["val_top1"] == 1.0
     assert trained.history[-1]["train_loss"] < trained.history[0]["train_loss"]
     assert trained.epoch == 30
+
+
+def test_with_time_gaps_it_learns_what_only_time_tells(tmp_path: Path) -> None:
+    """The same pictures, a tenth of a second apart or a whole one."""
+    data = drawn_data(tmp_path, train=16, val=8)
+    for clips in (data.train, data.val):
+        for files, kind in zip(clips.files, clips.targets, strict=True):
+            for file in files:
+                frames = np.load(file)[:: -1 if kind else 1]  # all of them forward
+                records = np.empty(len(frames), [("time_s", np.float64), ("frame", np.uint8, frames.shape[1:])])
+                records["time_s"], records["frame"] = np.arange(len(frames)) * (1.0 if kind else 0.1), frames
+                np.save(file, records)
+    config = CONFIG.model_copy(update={"epochs": 10, "accumulate": 2, "tbptt_frames": 3})
+    assert fit(data, config, model=recognizer(time_gaps=True)).history[-1]["val_top1"] == 1.0
 
 
 def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:

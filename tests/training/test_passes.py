@@ -14,6 +14,8 @@ from reelscribe.pipeline.training.steps.batches import Batch
 from reelscribe.pipeline.training.steps.losses import ClipLoss
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes, chunks
 
+GAPS = torch.rand(3, 48, generator=torch.Generator().manual_seed(1))  # seconds
+
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5), size=st.integers(0, 45))
 def test_chunks_cover_every_frame_and_weights_add_up_to_one(lengths: list[int], size: int) -> None:
@@ -37,7 +39,7 @@ def gradients(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model = recognizer(**keywords)
     config = CONFIG.model_copy(update={"tbptt_frames": tbptt_frames})
-    batch = Batch(inputs=frames, lengths=torch.tensor(lengths), targets=torch.tensor([0, 1, 1]), offset=0, total=3)
+    batch = Batch(inputs=frames, lengths=torch.tensor(lengths), targets=torch.tensor([0, 1, 1]), gaps=GAPS, offset=0, total=3)
     sums = Passes(ArrayNetwork(model), model, ClipLoss(), config, torch.device("cpu"))(batch, scale=1.0, seed=5)
     return sums, {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
@@ -72,18 +74,20 @@ def test_one_chunk_has_the_gradient_of_the_whole_and_short_ones_another() -> Non
     assert not torch.allclose(whole["recurrent.layers.0.kernels.0.weight_hh_l0"], short["recurrent.layers.0.kernels.0.weight_hh_l0"])
 
 
-def test_no_gradient_crosses_a_chunk() -> None:
+@pytest.mark.parametrize("time_gaps", [False, True])
+def test_no_gradient_crosses_a_chunk(time_gaps: bool) -> None:
     """The second chunk alone, started from the state after the first, has the gradient that it adds."""
     frames = clips(8)
-    keywords = {"readout": "last", "dropout": 0.0}
+    keywords = {"readout": "last", "dropout": 0.0, "time_gaps": time_gaps}
+    gaps = (GAPS[:, :4], GAPS[:, 4:8]) if time_gaps else (None, None)
     _, both = gradients(frames, [8, 8, 8], 4, **keywords)
     expected: dict[str, torch.Tensor] = {}
     model = recognizer(**keywords).train()
     with torch.no_grad():
-        _, state = model.extend(frames[:, :4])
-    for share, frames_of_chunk, start in ((1 / 3, frames[:, :4], None), (2 / 3, frames[:, 4:], state)):
+        _, state = model.extend(frames[:, :4], None, gaps[0])
+    for share, frames_of_chunk, start, between in ((1 / 3, frames[:, :4], None, gaps[0]), (2 / 3, frames[:, 4:], state, gaps[1])):
         model.zero_grad()
-        logits, _ = model.extend(frames_of_chunk, start)
+        logits, _ = model.extend(frames_of_chunk, start, between)
         (share * ClipLoss()(logits, torch.tensor([0, 1, 1])).sum()).backward()
         for name, parameter in model.named_parameters():
             expected[name] = expected.get(name, 0) + parameter.grad  # type: ignore[operator]
@@ -126,7 +130,7 @@ def test_dropout_has_one_mask_for_all_chunks() -> None:
     module = model.input_dropout
     module.register_forward_hook(lambda _, inputs, output: seeds.append(((inputs[0] != 0) & (output == 0)).all(dim=1)))
     config = CONFIG.model_copy(update={"tbptt_frames": 4})
-    batch = Batch(inputs=frames, lengths=torch.tensor([8, 8, 8]), targets=torch.tensor([0, 1, 1]), offset=0, total=3)
+    batch = Batch(inputs=frames, lengths=torch.tensor([8, 8, 8]), targets=torch.tensor([0, 1, 1]), gaps=GAPS, offset=0, total=3)
     Passes(ArrayNetwork(model.train()), model, ClipLoss(), config, torch.device("cpu"))(batch, scale=1.0, seed=5)
     assert len(seeds) == 2
     assert seeds[0].any()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
@@ -13,15 +14,18 @@ from task_videos import draw
 
 from reelscribe.pipeline.config import Config, DataConfig, DecodeConfig, Task
 from reelscribe.pipeline.console import progress
-from reelscribe.pipeline.errors import ManifestError, UsageError
+from reelscribe.pipeline.errors import ManifestError
 from reelscribe.pipeline.fields import labels_of
+from reelscribe.pipeline.labeling.job import JobOptions
 from reelscribe.pipeline.labeling.launch import label_videos
 from reelscribe.pipeline.labeling.predict import Answer, predict_videos
+from reelscribe.pipeline.labeling.stages import Video
+from reelscribe.pipeline.labeling.store import read_labels
 from reelscribe.pipeline.manifest import MANIFEST_SCHEMA, TASK_FIELDS
 from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, ValuePrediction
 from reelscribe.pipeline.show import evaluation as show_evaluation
-from reelscribe.pipeline.show import predictions as show_predictions
 from reelscribe.pipeline.show import training as show_training
+from reelscribe.pipeline.show_labels import predictions as show_predictions
 from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.recipes.splits import split_rows
 from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate_model
@@ -125,9 +129,10 @@ def test_predictions_are_those_of_the_evaluation(learnt: Callable[[Task], Traini
 
 def test_what_is_shown_of_each_task(learnt: Callable[[Task], TrainingResult], capsys: pytest.CaptureFixture[str]) -> None:
     said: dict[str, list[str]] = {}
+    video = Video(position=0, video_id="a", uri="a.mp4", start_s=None, end_s=None)
     for task in ("multi_label", "value", "caption"):
         result = learnt(task)
-        answers = [Answer(uri="a.mp4", outcome=next(iter(result.evaluation.predictions.values())))]
+        answers = [Answer(video=video, outcome=next(iter(result.evaluation.predictions.values())))]
         capsys.readouterr()
         for as_json in (False, True):
             show_training(result, as_json=as_json)
@@ -145,21 +150,32 @@ def test_what_is_shown_of_each_task(learnt: Callable[[Task], TrainingResult], ca
     assert not any("label" in line for line in said["value"])
 
 
-def test_a_labelling_job_refuses_what_its_rows_cannot_hold(learnt: Callable[[Task], TrainingResult], tmp_path: Path) -> None:
-    result = learnt("value")
-    with pytest.raises(UsageError, match=r"a labelling job needs .* value has task=value; `reelscribe evaluate` and `reelscribe predict`"):
-        label_videos(
-            result.model_uri,
-            str(next(iter(result.evaluation.truth.values()))["uri"]),
-            out=tmp_path / "out",
-            engine="local",
-            address="",
-            device="cpu",
-            decode=DecodeConfig(workers=1),
-            tracking=result.tracking_uri,
-            progress=progress,
-        )
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("task", list(TRAINING))
+def test_labels_of_a_job_are_those_of_the_evaluation(learnt: Callable[[Task], TrainingResult], task: Task, tmp_path: Path) -> None:
+    result = learnt(task)
+    out = str(tmp_path / "out")
+    listed = tmp_path / "videos.csv"
+    listed.write_text("path,id\n" + "".join(f"{row['uri']},{video_id}\n" for video_id, row in result.evaluation.truth.items()))
+    options = JobOptions(device="cpu", decode=DecodeConfig(workers=1), scores=True)
+    summary = label_videos(result.model_uri, str(listed), out=out, options=options, tracking=result.tracking_uri, progress=progress)
+    assert (summary.labelled, summary.failed) == (len(result.evaluation.predictions), 0)
+    for row in read_labels(out).to_pylist():
+        match result.evaluation.predictions[row["video_id"]]:
+            case CaptionPrediction() as expected:
+                assert (row["label"], row["confidence"]) == (expected.label, pytest.approx(expected.confidence, abs=1e-6))
+                assert [one["label"] for one in row["top_k"]] == [label for label, _ in expected.top_k]
+            case LabelsPrediction() as expected:
+                assert row["labels"] == list(expected.labels)
+                assert [one["label"] for one in row["top_k"]] == [label for label, _ in expected.top_k]
+                np.testing.assert_allclose(row["scores"], expected.scores, atol=1e-6)
+            case ValuePrediction() as expected:
+                assert row["value"] == pytest.approx(expected.value)
+            case FramesPrediction() as expected:
+                assert [tuple(segment.values()) for segment in row["segments"]] == list(expected.segments)
+        assert row["label"] is None
+        assert row["confidence"] is None
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ("The model gives numbers and no labels." in page) == (task == "value")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from reelscribe.models.captioner import Captioner
 from reelscribe.models.recognizer import Recognizer
+from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import Task, TrainingConfig
 from reelscribe.pipeline.training.data import ClipSet, TrainingData
 from reelscribe.pipeline.training.loop import Trained, Trainer
@@ -71,8 +73,25 @@ def recognizer(*, dropout: float = 0.2, **keywords: Any) -> Recognizer:
     return Recognizer(frame_size=(16, 16), dropout=dropout, **(sizes | keywords))
 
 
+def captioner(data: TrainingData, *, dropout: float = 0.2, **keywords: Any) -> Captioner:
+    """The same size, for the words of the data."""
+    torch.manual_seed(7)
+    sizes = {
+        "encoder": "tiny",
+        "weights": "none",
+        "stride": 4,
+        "trainable_stages": 2,
+        "projection": 8,
+        "hidden_size": 16,
+        "embedding_size": 8,
+    }
+    return Captioner(num_tokens=len(data.labels), frame_size=(16, 16), dropout=dropout, **(sizes | keywords))
+
+
 def trainer(data: TrainingData, config: TrainingConfig = CONFIG, *, seed: int = 0, **keywords: Any) -> Trainer:
     """On the CPU, of a new recognizer."""
+    if data.task == "caption":
+        keywords = {"model": captioner(data), "caption": CaptionConfig(max_length=8), **keywords}
     return Trainer(
         keywords.pop("model", None) or recognizer(num_classes=1 if data.task == "value" else 2, per_frame=data.task == "dense"),
         config,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import s3_server
 
+import s3_server
 from reelscribe.pipeline.video.writer import write_video
 from videos import CASES
 
@@ -45,22 +44,20 @@ def store_folder(counting: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def s3_address(store_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3_address(store_folder: Path, s3_server_address: str) -> str:
     """An S3 server whose bucket 'videos' holds a few of them."""
-    with s3_server.serve(tmp_path_factory.mktemp("s3") / "words") as address, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.ENVIRONMENT.items():
             patch.setenv(name, value)
-        store = s3_server.client(address)
+        store = s3_server.client(s3_server_address)
         store.create_dir("videos")
         for name in ("large.mp4", "large.mkv", "h264-short-gop.mp4", "vp9.webm"):
             with store.open_output_stream(f"videos/{name}") as file:
                 file.write((store_folder / name).read_bytes())
-        yield address
+    return s3_server_address
 
 
 @pytest.fixture
-def s3(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of the S3 server, which the environment names."""
-    for name, value in {**s3_server.ENVIRONMENT, "AWS_ENDPOINT_URL": s3_address}.items():
-        monkeypatch.setenv(name, value)
-    return s3_address
+def s3(s3_address: str, s3: str) -> str:
+    """The address of the S3 server with its videos, which the environment names."""
+    return s3

@@ -21,7 +21,8 @@ from reelscribe.pipeline.errors import (
 )
 from reelscribe.pipeline.video.containers.probe import probe, scan
 from reelscribe.pipeline.video.sources.local import local_path
-from videos import CASES, Case
+from reelscribe.pipeline.video.writer import write_video
+from videos import CASES, Case, counting_frames
 
 # The files of the zoo that give no frames. What the others are is in ffprobe.tsv.
 NO_FRAMES: dict[str, type[VideoError]] = {
@@ -243,3 +244,15 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
             local_path(str(path))
     finally:
         os.seteuid(me)
+
+
+def test_a_file_is_gone_through_once_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    write_video(path, counting_frames(10), frame_rate=10)
+    first = scan(str(path)).timeline
+    assert scan(str(path)).timeline is first
+    write_video(path, counting_frames(20), frame_rate=10)
+    assert (len(first), len(scan(str(path)).timeline)) == (10, 20)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(VideoError):
+        scan(str(path))

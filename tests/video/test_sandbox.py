@@ -80,6 +80,16 @@ def test_every_offender_costs_one_failure_and_its_neighbours_nothing(good: Path,
             assert outcome.info == truth.info
 
 
+def test_a_clip_whose_worker_is_killed_from_outside_is_tried_once_more(good: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "once-1.mp4"
+    clip.write_bytes(good.read_bytes())
+    with DecodePool(1, LIMITS, read=OFFENDERS) as pool:
+        ((_, outcome),) = pool.map([(0, request(clip))])
+    assert clip.with_name("once-1.mp4.seen").exists()
+    assert isinstance(outcome, Clip)
+    assert outcome.views[0].index == read_clip(request(good)).views[0].index
+
+
 def test_the_cause_tells_the_signal_and_the_last_words_without_control_characters(tmp_path: Path) -> None:
     with DecodePool(1, LIMITS, read=OFFENDERS) as pool:
         ((_, outcome),) = pool.map([(0, request(tmp_path / "chatter-1.mp4"))])

@@ -20,6 +20,7 @@ LIVE_GRADIENT = 1e-3  # of the gradient of the newest frame
 LONGEST_LAG = 255  # frames
 
 _TIMED_STEPS = 50
+_GAP_S = 0.1  # between frames, where the network is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def measure(model: Recognizer, *, frame_size: tuple[int, int], batch_size: int, 
         parameters=parameters,
         head_parameters=parameters - sum(p.numel() for p in model.encoder.parameters()),
         encoder_macs=encoder_macs,
-        head_macs=_macs(lambda: model(frames[:, None], torch.ones(1, dtype=torch.long, device=device))) - encoder_macs,
+        head_macs=_macs(lambda: model(frames[:, None], torch.ones(1, dtype=torch.long, device=device), _gaps(model, 1, 1))) - encoder_macs,
         step_ms=_step_ms(model, frames) if model.causal else None,
         head_step_ms=_step_ms(head, frames) if model.causal else None,
         training_mb=(fixed + 4 * learning + _kept_bytes(model, frames, grid, batch_size, num_frames)) / 1e6,  # AdamW has two moments
@@ -85,13 +86,20 @@ def _fused_flops(x: Sequence[int], weight_ih: Sequence[int], weight_hh: Sequence
     return 2 * x[0] * x[1] * (math.prod(weight_ih) + math.prod(weight_hh))
 
 
+def _gaps(model: Recognizer, clips: int, frames: int) -> Tensor | None:
+    """Even seconds between frames (clips, frames), for a network that takes them."""
+    return torch.full((clips, frames), _GAP_S, device=model.classifier.weight.device) if model.takes_gaps else None
+
+
 @torch.inference_mode()
 def _step_ms(model: Recognizer, frame: Tensor) -> float:
     """Milliseconds for one more frame (1, 3, H, W) of a running stream."""
     state, times = None, []
+    gaps = _gaps(model, 1, 1)
+    gap = None if gaps is None else gaps[:, 0]
     for _ in range(_TIMED_STEPS):
         started = time.perf_counter()
-        logits, state = model.step(frame, state)
+        logits, state = model.step(frame, state, gap)
         logits.cpu()  # waits for a GPU
         times.append(time.perf_counter() - started)
     return min(times) * 1e3
@@ -109,12 +117,14 @@ def _kept_bytes(model: Recognizer, frame: Tensor, grid: Tensor, batch_size: int,
         return tensor
 
     lengths = torch.full((batch_size,), num_frames, device=frame.device)
+    gaps = _gaps(model, batch_size, num_frames)
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         if any(parameter.requires_grad for parameter in model.encoder.parameters()):
-            logits = model(frame.expand(batch_size, num_frames, -1, -1, -1), lengths)
+            logits = model(frame.expand(batch_size, num_frames, -1, -1, -1), lengths, gaps)
         else:
-            logits = model.forward_head(model.forward_features(grid.expand(batch_size, num_frames, -1, -1, -1), lengths), lengths)
+            states = model.forward_features(grid.expand(batch_size, num_frames, -1, -1, -1), lengths, gaps)
+            logits = model.forward_head(states, lengths)
     model.eval()
     del logits  # until here it held all that was kept, so that no address came twice
     return sum(kept.values())
@@ -130,11 +140,12 @@ def gradient_lag(model: Recognizer, grid: Tensor) -> int:
     noise = grid.mean() + grid.std() * torch.randn(4, LONGEST_LAG + 1, *grid.shape[1:], generator=draw).to(grid.device)
     seen: list[Tensor] = []
     hook = model.recurrent.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    gaps = _gaps(model, *noise.shape[:2])
     with torch.no_grad():
-        model.forward_features(noise, torch.full((4,), LONGEST_LAG + 1, device=grid.device))
+        model.forward_features(noise, torch.full((4,), LONGEST_LAG + 1, device=grid.device), gaps)
     hook.remove()
     x = seen[0].requires_grad_()
-    last = model.recurrent(x)[0][:, -1]
+    last = model.recurrent(x, gaps=gaps)[0][:, -1]
     signs = torch.randn(last.shape, generator=draw).sign().to(last.device)
     (gradient,) = torch.autograd.grad((last * signs).sum(), x)
     norms = gradient.flatten(2).norm(dim=2).mean(dim=0).flip(0)  # by lag

@@ -16,9 +16,9 @@ import numpy as np
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.errors import ManifestError, VideoError
 from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache
-from reelscribe.pipeline.training.recipes.splits import Row, Splits
+from reelscribe.pipeline.training.recipes.splits import Row, Splits, row_request
 from reelscribe.pipeline.video import fingerprint as look
-from reelscribe.pipeline.video.clip import Clip, ClipRequest
+from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 _SHOWN = 10  # leaks listed in one message
@@ -91,20 +91,8 @@ def _fingerprints(
     rows: list[Row], config: Config, pool: DecodePool, cache: FeatureCache, progress: Callable[[int, int], None]
 ) -> dict[str, look.Fingerprint]:
     """By video id, for the rows that can be decoded; kept in the cache."""
-    requests = {
-        row["video_id"]: ArrayRequest(
-            clip=ClipRequest(
-                uri=row["uri"],
-                start_s=row["start_s"],
-                end_s=row["end_s"],
-                sampling=look.SAMPLING,
-                size=look.SIZE,
-                backend=config.decode.backend,
-            ),
-            recipe=(look.FORMAT,),
-        )
-        for row in rows
-    }
+    clips = {row["video_id"]: row_request(row, sampling=look.SAMPLING, size=look.SIZE, backend=config.decode.backend) for row in rows}
+    requests = {video_id: ArrayRequest(clip=clip, recipe=(look.FORMAT,)) for video_id, clip in clips.items()}
     files = {}
     for done, (request, result) in enumerate(cache.fill(requests.values(), pool=pool, compute=_compute), start=1):
         if not isinstance(result, VideoError):

@@ -15,7 +15,7 @@ import numpy as np
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.features import FeatureCache
-from reelscribe.pipeline.manifest import read_manifest
+from reelscribe.pipeline.manifest import read_manifest, table_digest
 from reelscribe.pipeline.report.pictures import confusion_matrix
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.tracking.uri import tracking_uri
@@ -130,18 +130,18 @@ class Series:
 
     run: RunTracker
     folder: Path
-    folds: tuple[str, ...]  # to hold out in turn; one empty name for the split
+    leaks: dict[str, tuple[Leak, ...]]  # of each fold that is held out in turn; one empty name is the split
     cache: FeatureCache
 
     def train(self, config: Config, seeds: Sequence[int], *, progress: OpenProgress) -> Repeats:
         """Train with every fold and every seed."""
         tracking = config.tracking.model_copy(update={"register_model": False})
         repeats = []
-        for fold, seed in itertools.product(self.folds, seeds):
+        for fold, seed in itertools.product(self.leaks, seeds):
             one = _of_fold(config, fold).model_copy(update={"seed": seed, "tracking": tracking})
-            result = run_training(one, progress=progress, parent_run_id=self.run.run_id, cache=self.cache)
+            result = run_training(one, progress=progress, parent_run_id=self.run.run_id, cache=self.cache, leaks=self.leaks[fold])
             repeats.append(Repeat(fold=fold, seed=seed, result=result))
-        return Repeats(folds=self.folds, seeds=tuple(seeds), repeats=tuple(repeats))
+        return Repeats(folds=tuple(self.leaks), seeds=tuple(seeds), repeats=tuple(repeats))
 
 
 @contextmanager
@@ -152,16 +152,15 @@ def open_series(config: Config, name: str, *, progress: OpenProgress) -> Iterato
     cache = FeatureCache(output / "cache")
     table = read_manifest(config.data.manifest, require_labels=True, task=config.task)
     folds = fold_names(table, config.data, config.task) if config.data.folds and not config.data.fold else [config.data.fold]
-    all_splits = [split_rows(table, _of_fold(config, fold).data, config.task) for fold in folds]
+    all_splits = {fold: split_rows(table, _of_fold(config, fold).data, config.task) for fold in folds}
     uri = tracking_uri(config.tracking.uri, config.output)
     with RunTracker(uri=uri, experiment=config.tracking.experiment, run_name=name) as run:
-        log_recipe(run, config, table)
+        log_recipe(run, config, table_digest(table), table.num_rows)
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool, progress("looking for leaks") as advance:
-            for splits in all_splits:
-                find_leaks(splits, config, pool=pool, cache=cache, progress=advance)
+            leaks = {fold: find_leaks(splits, config, pool=pool, cache=cache, progress=advance) for fold, splits in all_splits.items()}
         folder = output / config.name / run.run_id
         folder.mkdir(parents=True)
-        yield Series(run=run, folder=folder, folds=tuple(folds), cache=cache)
+        yield Series(run=run, folder=folder, leaks=leaks, cache=cache)
 
 
 def _of_fold(config: Config, fold: str) -> Config:

@@ -13,6 +13,9 @@ import pyarrow as pa
 from reelscribe.pipeline.config import DataConfig, Task
 from reelscribe.pipeline.errors import ManifestError, nearest
 from reelscribe.pipeline.fields import labels_of
+from reelscribe.pipeline.sampling import AnySampling
+from reelscribe.pipeline.video.clip import ClipRequest
+from reelscribe.pipeline.video.types import Backend, FrameSize
 
 Row = dict[str, Any]
 _MOST_NAMED = 10  # things listed in one message
@@ -26,6 +29,19 @@ class Splits:
     train: list[Row]
     val: list[Row]
     test: list[Row]  # for a last evaluation: here only to see that nothing of it is trained on
+
+
+def row_request(row: Row, *, sampling: AnySampling, size: FrameSize, backend: Backend, jitter_seed: int | None = None) -> ClipRequest:
+    """What to decode of a row's clip."""
+    return ClipRequest(
+        uri=row["uri"],
+        start_s=row["start_s"],
+        end_s=row["end_s"],
+        sampling=sampling,
+        size=size,
+        jitter_seed=jitter_seed,
+        backend=backend,
+    )
 
 
 def split_rows(table: pa.Table, config: DataConfig, task: Task = "single_label") -> Splits:

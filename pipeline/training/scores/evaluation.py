@@ -129,8 +129,9 @@ def evaluate_model(
     decode: DecodeConfig,
     shuffle_seed: int | None,
     progress: OpenProgress,
+    meteor: bool = False,
 ) -> Evaluation:
-    """Fetch a model and evaluate it on a label file, or on the rows of one split of it."""
+    """Fetch a model and evaluate it on a label file, or on the rows of one split of it; of captions with METEOR if asked for."""
     predictor = Predictor(load_bundle(fetch_model(model, uri=tracking).folder), device)
     rows = read_manifest(data, require_labels=True, task=predictor.bundle.spec.task).to_pylist()
     if split:
@@ -141,7 +142,7 @@ def evaluate_model(
         rows = [row for row in rows if row["split"] == split]
     with DecodePool(decode.num_workers, decode.limits) as pool, progress("evaluating") as advance:
         result = evaluate(predictor, rows, pool=pool, decode=decode, shuffle_seed=shuffle_seed, progress=advance)
-    if isinstance(result.scores, CaptionScores):
+    if meteor and isinstance(result.scores, CaptionScores):
         said = [prediction.label for prediction in result.captions().values()]
         return replace(result, scores=with_meteor(result.scores, said, [row["captions"] for row in result.truth.values()]))
     return result

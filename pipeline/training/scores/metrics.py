@@ -1,4 +1,4 @@
-"""What a list of scores is worth."""
+"""What a list of scores is worth. torchmetrics takes seconds to import, and so each function does it when it is asked."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
-from torchmetrics.functional import mean_absolute_error, mean_squared_error
-from torchmetrics.functional.classification import (
-    binary_average_precision,
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multilabel_f1_score,
-)
 
 from reelscribe.pipeline.training.scores.captions import CaptionScores
 
@@ -34,6 +25,13 @@ def classification_scores(probabilities: Tensor, targets: Tensor, labels: tuple[
 
     ``ece`` is the expected calibration error in 15 bins (arXiv 1706.04599), ``majority`` what naming the commonest class would score.
     """
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_calibration_error,
+        multiclass_confusion_matrix,
+        multiclass_f1_score,
+    )
+
     classes = len(labels)
     confusion = multiclass_confusion_matrix(probabilities, targets, num_classes=classes)
     support = confusion.sum(dim=1)
@@ -64,6 +62,8 @@ def multilabel_scores(probabilities: Tensor, targets: Tensor, labels: tuple[str,
     ``map`` is the mean of the average precision over the classes that some clip has, ``chance_map`` what a random order scores on average.
     Raises ValueError where no clip has any label.
     """
+    from torchmetrics.functional.classification import binary_average_precision, multilabel_f1_score
+
     targets = targets.int()
     there = targets.any(dim=0)
     if not there.any():
@@ -108,6 +108,8 @@ def by_label(scores: AnyScores) -> tuple[str, dict[str, float]]:
 
 def value_scores(predicted: Tensor, targets: Tensor) -> dict[str, float]:
     """``mae``, ``rmse``, ``median_mae`` (what always saying the median would score) and ``clips``, of values (N,), by torchmetrics."""
+    from torchmetrics.functional import mean_absolute_error, mean_squared_error
+
     return {
         "mae": mean_absolute_error(predicted, targets).item(),
         "rmse": mean_squared_error(predicted, targets, squared=False).item(),

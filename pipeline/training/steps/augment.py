@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reelscribe.pipeline.config import AugmentationConfig
+
+_T = TypeVar("_T")
 
 # of arXiv 1708.04896, and so of torchvision's RandomErasing: share of the picture, and height by width
 _ERASED_AREA = (0.02, 0.33)
@@ -79,9 +82,9 @@ def augment_stored(array: Tensor, config: AugmentationConfig, *, seed: int) -> T
     return array
 
 
-def augment_targets(targets: Sequence[int], config: AugmentationConfig, *, seed: int) -> list[int]:
-    """The targets of the frames that ``augment_stored`` chooses with the same seed."""
-    return [targets[i] for i in chosen_frames(len(targets), config, torch.Generator().manual_seed(seed))]
+def augment_frames(of_frames: Sequence[_T], config: AugmentationConfig, *, seed: int) -> tuple[_T, ...]:
+    """What belongs to the frames that ``augment_stored`` chooses with the same seed."""
+    return tuple(of_frames[i] for i in chosen_frames(len(of_frames), config, torch.Generator().manual_seed(seed)))
 
 
 def chosen_frames(count: int, config: AugmentationConfig, generator: torch.Generator) -> list[int]:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reelscribe.pipeline.errors import TrainingError
+from reelscribe.pipeline.training.steps.batches import Timed
 from reelscribe.pipeline.training.steps.losses import Loss
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork
 
@@ -20,15 +21,15 @@ _MOST_NAMED = 16
 
 
 @torch.no_grad()
-def clip_losses(network: ArrayNetwork, arrays: Sequence[Tensor], targets: Tensor, loss: Loss) -> Tensor:
-    """The loss (B,) of each clip (T, ...) by itself."""
+def clip_losses(network: ArrayNetwork, clips: Sequence[Timed], targets: Tensor, loss: Loss) -> Tensor:
+    """The loss (B,) of each clip by itself."""
     device = next(network.parameters()).device
     network.eval()
     losses = []
-    for array, target in zip(arrays, targets, strict=True):
+    for (array, gaps), target in zip(clips, targets, strict=True):
         target = target[None].to(device)
         heard = {"heard": target} if loss.teacher_forced else {}
-        logits, _ = network(array[None].to(device), torch.tensor([len(array)], device=device), **heard)
+        logits, _ = network(array[None].to(device), torch.tensor([len(array)], device=device), gaps[None].to(device), **heard)
         losses.append(loss(logits, target).cpu())
     return torch.cat(losses)
 

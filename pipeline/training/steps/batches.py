@@ -14,11 +14,11 @@ from torch.nn.functional import one_hot
 from torch.utils.data import WeightedRandomSampler
 
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
-from reelscribe.pipeline.predictor import pad
+from reelscribe.pipeline.predictor import frame_gaps, pad
 from reelscribe.pipeline.training.data import ClipSet, stable_seed
-from reelscribe.pipeline.training.steps.augment import augment_stored, augment_targets
+from reelscribe.pipeline.training.steps.augment import augment_frames, augment_stored
 from reelscribe.pipeline.training.steps.losses import IGNORED, balanced_weights
-from reelscribe.pipeline.training.tasks import References, Target
+from reelscribe.pipeline.training.tasks import References, ViewTarget
 
 
 class Draw(NamedTuple):
@@ -28,6 +28,13 @@ class Draw(NamedTuple):
     repeat: int
 
 
+class Timed(NamedTuple):
+    """A clip as the network takes it."""
+
+    array: Tensor  # (T, ...) frames uint8 or features
+    gaps: Tensor  # (T,) seconds since the frame before, as they were filmed; zeros where the times of the frames are not known
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Some rows of a global batch."""
@@ -35,6 +42,7 @@ class Batch:
     inputs: Tensor  # (B, T, ...) frames uint8 or features, padded with zeros
     lengths: Tensor  # (B,)
     targets: Tensor  # (B,) class indices or values, (B, C) shares of classes or labels, or (B, T) of frames or tokens
+    gaps: Tensor  # (B, T) seconds since the frame before, zeros where the times of the frames are not known
     offset: int  # the first row's place in the global batch
     total: int  # rows of the global batch
     clips: tuple[int, ...] = ()  # which training clips these are
@@ -42,19 +50,18 @@ class Batch:
     def split(self, parts: int) -> list[Batch]:
         """At most so many batches with even shares of the rows, none of them empty."""
         sizes = [len(rows) for rows in torch.arange(len(self.lengths)).tensor_split(parts) if len(rows)]
-        columns = zip(
-            *(column.split(sizes) for column in (self.inputs, self.lengths, self.targets)), np.cumsum([0, *sizes[:-1]]), strict=True
-        )
+        columns = [column.split(sizes) for column in (self.inputs, self.lengths, self.targets, self.gaps)]
         return [
             Batch(
                 inputs=inputs[:, : int(lengths.max())],
                 lengths=lengths,
                 targets=targets,
+                gaps=gaps[:, : int(lengths.max())],
                 offset=self.offset + int(start),
                 total=self.total,
                 clips=self.clips[start : start + len(lengths)],
             )
-            for inputs, lengths, targets, start in columns
+            for inputs, lengths, targets, gaps, start in zip(*columns, np.cumsum([0, *sizes[:-1]]), strict=True)
         ]
 
 
@@ -82,32 +89,33 @@ class Batches:
             seen[clip] += 1
         return [draws[start : start + self.training.batch_size] for start in range(0, count, self.training.batch_size)]
 
-    def array(self, epoch: int, draw: Draw) -> Tensor:
-        """The clip in one of its views, changed at random: (T, ...)."""
-        array = self.clips.array(draw.clip, self._view(epoch, draw))
-        return augment_stored(array, self.augmentation, seed=stable_seed(self.seed, "stored", epoch, *draw))
+    def clip(self, epoch: int, draw: Draw) -> Timed:
+        """The clip in one of its views, changed at random."""
+        array, times = self.clips.view(draw.clip, self._view(epoch, draw))
+        seed = self._stored_seed(epoch, draw)
+        return Timed(augment_stored(array, self.augmentation, seed=seed), frame_gaps(augment_frames(times, self.augmentation, seed=seed)))
 
     def targets(self, epoch: int, draws: Sequence[Draw]) -> Tensor:
-        """Those of ``array`` of each: one (B, ...) a clip, or one a frame or token (B, T) with IGNORED after the last.
+        """Those of ``clip`` of each: one (B, ...) a clip, or one a frame or token (B, T) with IGNORED after the last.
 
         Of a clip with several captions it is one of them, another one in each epoch.
         """
-        targets = [self.clips.targets[draw.clip] for draw in draws]
-        if isinstance(targets[0], References):
-            said = cast("list[References]", targets)
-            return pad_targets(
-                [those.tokens[self._caption(epoch, draw, len(those.tokens))] for those, draw in zip(said, draws, strict=True)]
-            )
-        if not per_frame(targets):
-            return torch.tensor(targets)
-        views = [cast("tuple[tuple[int, ...], ...]", target)[self._view(epoch, draw)] for target, draw in zip(targets, draws, strict=True)]
-        seeds = [stable_seed(self.seed, "stored", epoch, *draw) for draw in draws]
-        return pad_targets([augment_targets(view, self.augmentation, seed=seed) for view, seed in zip(views, seeds, strict=True)])
+        targets = [self._target(epoch, draw) for draw in draws]
+        if self.clips.per_frame:
+            of_frames = zip(cast("list[tuple[int, ...]]", targets), draws, strict=True)
+            targets = [augment_frames(one, self.augmentation, seed=self._stored_seed(epoch, draw)) for one, draw in of_frames]
+        return stack_targets(targets)
 
-    def _caption(self, epoch: int, draw: Draw, count: int) -> int:
-        """All in turn, in an order that differs from clip to clip."""
-        turn, place = divmod(epoch - 1 + draw.repeat, count)
-        return int(np.random.default_rng(stable_seed(self.seed, "caption", turn, draw.clip)).permutation(count)[place])
+    def _target(self, epoch: int, draw: Draw) -> ViewTarget:
+        target = self.clips.target(draw.clip, self._view(epoch, draw))
+        if not isinstance(target, References):
+            return target
+        turn, place = divmod(epoch - 1 + draw.repeat, len(target.tokens))  # all in turn, in an order that differs from clip to clip
+        order = np.random.default_rng(stable_seed(self.seed, "caption", turn, draw.clip)).permutation(len(target.tokens))
+        return target.tokens[int(order[place])]
+
+    def _stored_seed(self, epoch: int, draw: Draw) -> int:
+        return stable_seed(self.seed, "stored", epoch, *draw)
 
     def _view(self, epoch: int, draw: Draw) -> int:
         return (stable_seed(self.seed, "view", epoch, draw.clip) + draw.repeat) % len(self.clips.files[draw.clip])
@@ -116,41 +124,40 @@ class Batches:
         """These rows of a global batch."""
         targets = self.targets(epoch, draws)
         if self.training.mixup:
-            arrays, targets = self._mixed(epoch, step, draws, rows, targets)
+            clips, targets = self._mixed(epoch, step, draws, rows, targets)
         else:
-            arrays = [self.array(epoch, draws[row]) for row in rows]
-        inputs, lengths = pad(arrays)
+            clips = [self.clip(epoch, draws[row]) for row in rows]
+        inputs, lengths = pad([clip.array for clip in clips])
+        gaps, _ = pad([clip.gaps for clip in clips])
         return Batch(
             inputs=inputs,
             lengths=lengths,
             targets=targets[rows.start : rows.stop],
+            gaps=gaps,
             offset=rows.start,
             total=len(draws),
             clips=tuple(draws[row].clip for row in rows),
         )
 
-    def _mixed(self, epoch: int, step: int, draws: Sequence[Draw], rows: range, targets: Tensor) -> tuple[list[Tensor], Tensor]:
-        """mixup (arXiv 1710.09412): each clip of the batch blended with another; arrays of the rows, and targets of all."""
+    def _mixed(self, epoch: int, step: int, draws: Sequence[Draw], rows: range, targets: Tensor) -> tuple[list[Timed], Tensor]:
+        """mixup (arXiv 1710.09412): each clip of the batch blended with another, in its own time; the rows, and targets of all."""
         random = np.random.default_rng(stable_seed(self.seed, "mixup", epoch, step))
         others = random.permutation(len(draws))
         shares = torch.from_numpy(random.beta(self.training.mixup, self.training.mixup, len(draws))).float()
-        arrays = {row: self.array(epoch, draws[row]) for row in {*rows, *others[rows.start : rows.stop].tolist()}}
+        clips = {row: self.clip(epoch, draws[row]) for row in {*rows, *others[rows.start : rows.stop].tolist()}}
         classes = targets.ndim == 1 and not targets.is_floating_point()
         blended = one_hot(targets, self.num_classes).float() if classes else targets.float()
         weights = shares.view(-1, *[1] * (blended.ndim - 1))
         return (
-            [blend(arrays[row], arrays[int(others[row])], float(shares[row])) for row in rows],
+            [clips[row]._replace(array=blend(clips[row].array, clips[int(others[row])].array, float(shares[row]))) for row in rows],
             weights * blended + (1 - weights) * blended[others],
         )
 
 
-def per_frame(targets: Sequence[Target]) -> bool:
-    """Whether these are, for each view, the classes of its frames."""
-    return isinstance(targets[0], tuple) and isinstance(targets[0][0], tuple)
-
-
-def pad_targets(targets: Sequence[Sequence[int]]) -> Tensor:
-    """Classes of frames, or tokens, in rows of any length: (B, T)."""
+def stack_targets(targets: Sequence[ViewTarget]) -> Tensor:
+    """Targets of clips: (B,), or (B, C) of labels, or (B, T) of frames or tokens with IGNORED after a clip's last."""
+    if not isinstance(targets[0], tuple):
+        return torch.tensor(targets)
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(one) for one in targets], batch_first=True, padding_value=IGNORED)
 
 

@@ -20,6 +20,7 @@ from reelscribe.pipeline.training.steps.losses import Loss
 if TYPE_CHECKING:
     from reelscribe.models.backbone import RecognizerState
     from reelscribe.models.recognizer import Recognizer
+    from reelscribe.pipeline.training.steps.batches import Timed
     from reelscribe.pipeline.training.tasks import Target
 
 VANISHED = 1e-4  # times the gradient one frame back: an earlier frame is lost in the noise of late ones
@@ -77,8 +78,8 @@ class GradientHealth:
         return ""
 
 
-def gradient_health(model: Recognizer, clips: Iterable[tuple[Tensor, Target]], loss: Loss, *, max_frames: int = 0) -> GradientHealth:
-    """Measure on clips of (frames or features (T, ...), target), one by one, without dropout; ``max_frames`` of each, 0 is all."""
+def gradient_health(model: Recognizer, clips: Iterable[tuple[Timed, Target]], loss: Loss, *, max_frames: int = 0) -> GradientHealth:
+    """Measure on clips and their targets, one by one, without dropout; ``max_frames`` of each, 0 is all."""
     device = next(model.parameters()).device
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     totals = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
@@ -86,10 +87,10 @@ def gradient_health(model: Recognizer, clips: Iterable[tuple[Tensor, Target]], l
     training, count = model.training, 0
     model.eval()
     with torch.backends.cudnn.flags(enabled=False):  # cuDNN's recurrent kernels go back only in training mode, where dropout is on
-        for array, target in clips:
+        for (array, gaps), target in clips:
             inputs = array[None, : max_frames or None].to(device)
             grid = model.encode(inputs) if inputs.dtype == torch.uint8 else inputs.float()
-            states, (whole, last) = _unrolled(model, grid, torch.tensor([target], device=device), loss)
+            states, (whole, last) = _unrolled(model, grid, gaps[None].to(device), torch.tensor([target], device=device), loss)
             flat = [tensor for state in states for tensor in state]
             gradients = torch.autograd.grad(whole, [*flat, *parameters.values()], retain_graph=True, allow_unused=True)
             back = torch.autograd.grad(last, flat, allow_unused=True) if flat else ()
@@ -108,17 +109,20 @@ def gradient_health(model: Recognizer, clips: Iterable[tuple[Tensor, Target]], l
     )
 
 
-def _unrolled(model: Recognizer, grid: Tensor, target: Tensor, loss: Loss) -> tuple[list[list[Tensor]], tuple[Tensor, Tensor]]:
-    """Grid (1, T, D, h, w) -> the recurrent state after each frame but the last; the loss, and the loss of the last state alone."""
+def _unrolled(
+    model: Recognizer, grid: Tensor, gaps: Tensor, target: Tensor, loss: Loss
+) -> tuple[list[list[Tensor]], tuple[Tensor, Tensor]]:
+    """Grid (1, T, D, h, w), gaps (1, T or more) -> the recurrent state after each frame but the last; the loss, and the last's alone."""
     one = torch.ones(1, dtype=torch.long, device=grid.device)
     state: RecognizerState | None = None
     before: RecognizerState | None = None
     states: list[list[Tensor]] = []
-    for frame in grid.split(1, dim=1):
+    for t, frame in enumerate(grid.split(1, dim=1)):
         before = state
-        logits, state = model.extend_grid(frame, one, before)
+        gap = gaps[:, t : t + 1] if model.takes_gaps else None
+        logits, state = model.extend_grid(frame, one, before, gap)
         states.append([tensor for tensor in state.recurrent if tensor.requires_grad])
-    alone, _ = model.extend_grid(grid[:, -1:], one, before and before._replace(readout=None))
+    alone, _ = model.extend_grid(grid[:, -1:], one, before and before._replace(readout=None), gap)
     return states[:-1], (loss(logits, target).sum(), loss(alone, target).sum())
 
 

@@ -18,7 +18,7 @@ from reelscribe.pipeline.training.steps.batches import Batch
 from reelscribe.pipeline.training.steps.losses import CaptionLoss, Loss
 
 if TYPE_CHECKING:
-    from reelscribe.models.backbone import RecognizerState
+    from reelscribe.models.backbone import RecognizerState, Seen
     from reelscribe.models.captioner import Captioner
     from reelscribe.models.recognizer import Recognizer
     from reelscribe.pipeline.training.steps.self_critical import SelfCritic
@@ -32,21 +32,38 @@ class ArrayNetwork(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: Tensor, lengths: Tensor, state: RecognizerState | None = None, *, carry: bool = False, heard: Tensor | None = None
+        self,
+        inputs: Tensor,
+        lengths: Tensor,
+        gaps: Tensor,
+        state: RecognizerState | None = None,
+        *,
+        carry: bool = False,
+        heard: Tensor | None = None,
     ) -> tuple[Tensor, RecognizerState | None]:
-        """Inputs (B, T, ...) -> logits (B, C); with ``carry`` those of all frames since the clip's first, and the state after them.
+        """Inputs (B, T, ...) and seconds since the frame before (B, T), used where the model takes them -> logits (B, C).
 
-        Of a captioner the logits are those of each of the tokens ``heard`` (B, L), after those before it.
+        With ``carry`` those of all frames since the clip's first, and the state after them. Of a captioner the logits are those of each of
+        the tokens ``heard`` (B, L), after those before it.
         """
         from reelscribe.models.captioner import Captioner
 
         stored = inputs.dtype != torch.uint8
-        if carry and not isinstance(self.model, Captioner):
-            return self.model.extend_grid(inputs.float(), lengths, state) if stored else self.model.extend(inputs, state, lengths=lengths)
-        grid = inputs.float() if stored else self.model.encode(inputs)
+        given = gaps if self.model.takes_gaps else None
         if isinstance(self.model, Captioner):
-            return self.model.forward_head(self.model.forward_features(grid, lengths), lengths, heard), None
-        return self.model.forward_head(self.model.forward_features(grid, lengths), lengths), None
+            return self.model.forward_head(self.features(inputs, lengths, gaps), lengths, heard), None
+        if carry and stored:
+            return self.model.extend_grid(inputs.float(), lengths, state, given)
+        if carry:
+            return self.model.extend(inputs, state, given, lengths)
+        grid = inputs.float() if stored else self.model.encode(inputs)
+        return self.model.forward_head(self.model.forward_features(grid, lengths, given), lengths), None
+
+    def features(self, inputs: Tensor, lengths: Tensor, gaps: Tensor) -> Seen:
+        """What a captioner knows of clips."""
+        model = cast("Captioner", self.model)
+        grid = inputs.float() if inputs.dtype != torch.uint8 else model.encode(inputs)
+        return model.forward_features(grid, lengths, gaps if model.takes_gaps else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +118,12 @@ class Passes:
         state = None
         plan = chunks(batch.lengths, self.config.tbptt_frames)
         for chunk in plan:
-            inputs, lengths, weights = (t.to(self.device) for t in (batch.inputs[:, chunk.frames], chunk.lengths, chunk.weights))
+            parts = batch.inputs[:, chunk.frames], chunk.lengths, batch.gaps[:, chunk.frames], chunk.weights
+            inputs, lengths, gaps, weights = (tensor.to(self.device) for tensor in parts)
             torch.manual_seed(seed)
             with self._averaging(last and chunk is plan[-1]):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                    logits, state = self.network(inputs, lengths, state, carry=len(plan) > 1, **self._heard(targets))
+                    logits, state = self.network(inputs, lengths, gaps, state, carry=len(plan) > 1, **self._heard(targets))
                 loss = (gains * weights * loss_of(logits, targets)).sum()
                 (scale * loss).backward()
             state = _detached(state)
@@ -118,11 +136,8 @@ class Passes:
         """Targets, the weight of each clip, and the loss."""
         if self.critic is None:
             return batch.targets.to(self.device), 1.0, self.loss
-        inputs, lengths = batch.inputs.to(self.device), batch.lengths.to(self.device)
-        model = cast("Captioner", self.model)
-        with torch.no_grad():
-            grid = inputs.float() if inputs.dtype != torch.uint8 else model.encode(inputs)
-        return *self.critic(model, grid, lengths, batch.clips, seed=seed), CaptionLoss()
+        inputs, lengths, gaps = (t.to(self.device) for t in (batch.inputs, batch.lengths, batch.gaps))
+        return *self.critic(ArrayNetwork(self.model), inputs, lengths, gaps, batch.clips, seed=seed), CaptionLoss()
 
     def _heard(self, targets: Tensor) -> dict[str, Tensor]:
         return {"heard": targets} if self.loss.teacher_forced else {}

@@ -8,16 +8,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from reelscribe.models.captioner import Captioner
 from reelscribe.models.decoder import END
 from reelscribe.pipeline.captions import CaptionConfig
-from reelscribe.pipeline.training.steps.batches import pad_targets
+from reelscribe.pipeline.training.steps.batches import stack_targets
 from reelscribe.pipeline.training.tasks import References
+
+if TYPE_CHECKING:
+    from reelscribe.models.captioner import Captioner
+    from reelscribe.pipeline.training.steps.passes import ArrayNetwork
 
 _N = 4  # longest n-grams
 _SIGMA = 6.0  # of the penalty on other lengths
@@ -71,17 +74,20 @@ class SelfCritic:
         self.reward = CiderReward(references)
         self.rules = {"min_length": rules.min_length, "max_length": rules.max_length}
 
-    def __call__(self, model: Captioner, grid: Tensor, lengths: Tensor, clips: Sequence[int], *, seed: int) -> tuple[Tensor, Tensor]:
-        """Grids (B, T, D, h, w) of training clips -> drawn tokens (B, L) with IGNORED after the end, and what each gains (B,).
+    def __call__(
+        self, network: ArrayNetwork, inputs: Tensor, lengths: Tensor, gaps: Tensor, clips: Sequence[int], *, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs (B, T, ...) of training clips -> drawn tokens (B, L) with IGNORED after the end, and what each gains (B,).
 
         The model speaks as it would in evaluation, without dropout. Each clip has a seed of its own, so that its sentence does not depend
         on its neighbours.
         """
+        model = cast("Captioner", network.model)
         training = model.training
         model.eval()
         drawn, gains = [], []
         with torch.no_grad():
-            seen = model.forward_features(grid, lengths)
+            seen = network.features(inputs, lengths, gaps)
             best = model.say(seen, lengths, **self.rules)
             for row, clip in enumerate(clips):
                 one = type(seen)(*(part[row : row + 1] for part in seen))
@@ -89,7 +95,7 @@ class SelfCritic:
                 drawn.append((*sentence.tokens, END))
                 gains.append(self.reward(sentence.tokens, clip) - self.reward(best[row][0].tokens, clip))
         model.train(training)
-        return pad_targets(drawn).to(grid.device), torch.tensor(gains, device=grid.device)
+        return stack_targets(drawn).to(inputs.device), torch.tensor(gains, device=inputs.device)
 
 
 def _grams(tokens: Gram) -> list[Gram]:

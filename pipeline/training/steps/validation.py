@@ -10,7 +10,8 @@ from torch import Tensor
 
 from reelscribe.pipeline.bundle import num_outputs
 from reelscribe.pipeline.captions import CaptionConfig
-from reelscribe.pipeline.training.steps.batches import pad_targets, per_frame
+from reelscribe.pipeline.training.scores.captions import cider_by_clip
+from reelscribe.pipeline.training.steps.batches import stack_targets
 from reelscribe.pipeline.training.tasks import TASKS, References
 from reelscribe.pipeline.vocabulary import vocabulary
 
@@ -26,7 +27,7 @@ class Validation(ABC):
     shape: tuple[int, ...]  # of a clip's answer
 
     @abstractmethod
-    def answer(self, network: ArrayNetwork, inputs: Tensor, lengths: Tensor, clip: int) -> Tensor:
+    def answer(self, network: ArrayNetwork, inputs: Tensor, lengths: Tensor, gaps: Tensor, clip: int) -> Tensor:
         """One clip (1, T, ...) -> its row, which may be shorter than ``shape``."""
 
     @abstractmethod
@@ -40,15 +41,13 @@ class LogitsValidation(Validation):
     def __init__(self, data: TrainingData, monitor: str) -> None:
         self.task, self.monitor = TASKS[data.task], monitor
         self.loss = self.task.loss(data.train.targets, data.labels)
-        targets = data.val.targets
-        framed = per_frame(targets)
-        views = cast("tuple[tuple[tuple[int, ...]], ...]", targets)
-        self.targets = pad_targets([clip[0] for clip in views]) if framed else torch.tensor(targets)
-        self.shape = (*(self.targets.shape[1:] if framed else ()), num_outputs(data.labels))
+        clips = data.val
+        self.targets = stack_targets([clips.target(i, 0) for i in range(len(clips))])
+        self.shape = (*(self.targets.shape[1:] if clips.per_frame else ()), num_outputs(data.labels))
 
-    def answer(self, network: ArrayNetwork, inputs: Tensor, lengths: Tensor, clip: int) -> Tensor:  # noqa: ARG002
+    def answer(self, network: ArrayNetwork, inputs: Tensor, lengths: Tensor, gaps: Tensor, clip: int) -> Tensor:  # noqa: ARG002
         """Logits (C,), or (T, C)."""
-        logits: Tensor = network(inputs, lengths)[0][0]
+        logits: Tensor = network(inputs, lengths, gaps)[0][0]
         return logits
 
     def metrics(self, answers: Tensor) -> dict[str, float]:
@@ -68,12 +67,11 @@ class CaptionValidation(Validation):
         self.words, self.rules = vocabulary(data.labels), rules.rules
         self.shape = (2 + rules.max_length,)
 
-    def answer(self, network: ArrayNetwork, inputs: Tensor, lengths: Tensor, clip: int) -> Tensor:
+    def answer(self, network: ArrayNetwork, inputs: Tensor, lengths: Tensor, gaps: Tensor, clip: int) -> Tensor:
         """Loss, score, and tokens with zeros behind them, which are ends."""
         model = cast("Captioner", network.model)
-        tokens = pad_targets(self.references[clip].tokens).to(inputs.device)
-        grid = inputs.float() if inputs.dtype != torch.uint8 else model.encode(inputs)
-        seen, count = model.forward_features(grid, lengths), len(tokens)
+        tokens = stack_targets(self.references[clip].tokens).to(inputs.device)
+        seen, count = network.features(inputs, lengths, gaps), len(tokens)
         each = type(seen)(*(part.expand(count, *part.shape[1:]) for part in seen))
         logits = model.forward_head(each, lengths.expand(count), tokens)
         ((said,),) = model.say(seen, lengths, **self.rules)
@@ -82,8 +80,6 @@ class CaptionValidation(Validation):
 
     def metrics(self, answers: Tensor) -> dict[str, float]:
         """Loss, share of right words, CIDEr-D, and the share of clips that got a caption which someone wrote so."""
-        from reelscribe.pipeline.training.scores.captions import cider_by_clip
-
         said = [self.words.decode(token for token in row if token) for row in answers[:, 2:].long().tolist()]
         captions = [those.captions for those in self.references]
         loss, score = answers[:, :2].mean(dim=0).tolist()

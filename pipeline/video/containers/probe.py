@@ -8,7 +8,7 @@ counted by decoding the file once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -27,6 +27,7 @@ from reelscribe.pipeline.video.containers.completeness import missing_bytes
 from reelscribe.pipeline.video.containers.container import OpenVideo, open_video, picture_streams
 from reelscribe.pipeline.video.containers.sample_table import timeline_of_tables
 from reelscribe.pipeline.video.containers.timeline import Timeline
+from reelscribe.pipeline.video.sources.local import identity
 from reelscribe.pipeline.video.sources.source import open_source
 from reelscribe.pipeline.video.types import Source, VideoInfo
 
@@ -34,6 +35,7 @@ from reelscribe.pipeline.video.types import Source, VideoInfo
 # others after a seek.
 _UNTIMED_FORMATS = {"avi", "mpeg", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "vc1", "h263", "h261", "obu", "vvc", "dirac", "cavsvideo"}
 _FIRST_FRAME_PACKETS = 64  # a first frame that needs more packets than this is not worth waiting for
+_remembered: dict[Hashable, Timeline] = {}  # of the sound file gone through last: windows of a long one ask for it again and again
 _DEFAULT_RATE = 25.0  # of a single frame without a duration; GIF and MJPEG default to it too
 
 
@@ -105,6 +107,7 @@ def scanned(uri: str, *, whole: bool = True) -> Iterator[Scan]:
         packets = _unencrypted(demux(video.container, stream), source)
         head, frame = _first_frame(packets, stream)
         told = timeline_of_tables(source, stream, head[0]) if whole and head and not any(p.is_corrupt for p in head) else None
+        told = told or (_remembered.get(_identity(source)) if whole else None)
         timeline = told or _timeline_of_all(chain(head, packets), video, whole=whole)
         yield Scan(
             source=source,
@@ -168,7 +171,14 @@ def _timeline_of_all(packets: Iterator[Any], video: OpenVideo, *, whole: bool) -
     timeline = _count_frames(source, stream) if by_count else _timeline_of_packets(found, stream)
     if whole:
         _refuse_cut(source, stream, timeline, found)
+        _remembered.clear()
+        _remembered[_identity(source)] = timeline
     return timeline
+
+
+def _identity(source: Source) -> Hashable:
+    path = source.file_name()
+    return (path, identity(path)) if path is not None else object()  # nothing equals that: parts of a store's objects are not passed over
 
 
 def _gather(packets: Iterator[Any], *, may_hide: bool) -> _Packets:

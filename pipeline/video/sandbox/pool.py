@@ -37,6 +37,7 @@ class _Job:
     request: ClipRequest
     key: Hashable
     results: queue.SimpleQueue[tuple[Hashable, Clip | VideoError] | BaseException]
+    again: bool = False  # its worker was killed by somebody else, and it was given to another one
 
 
 class DecodePool:
@@ -177,11 +178,19 @@ class DecodePool:
             self._dismiss(worker, selector)
 
     def _lose(self, worker: WorkerHandle, job: _Job | None, selector: selectors.BaseSelector) -> None:
-        """A worker died by itself: a failure for its clip, none for the others."""
+        """A worker died by itself: a failure for its clip, none for the others.
+
+        One that was killed from outside says little of its clip: the system, short of memory, picks whom it likes. The clip is
+        tried once more.
+        """
         started = worker.ready
         failure = worker.cause_of_death(job.request.uri if job else "")
         self._dismiss(worker, selector)
-        if job is not None:
+        if job is not None and worker.killed and not job.again:
+            job.again = True
+            with self._lock:
+                self._waiting.appendleft(job)
+        elif job is not None:
             job.results.put((job.key, failure))
         elif not started:
             self._count_failed_start(str(failure))

@@ -36,6 +36,7 @@ class WorkerHandle:
     def __init__(self, *, limits: DecodeLimits, read: str) -> None:
         self.ready = False
         self.retiring = False  # it grew too much and exits by itself
+        self.killed = False  # it is dead, and by SIGKILL
         self.deadline = time.monotonic() + START_LIMIT_S  # of the start, then of the clip being read; infinite in between
         self.socket, theirs = socket.socketpair()
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what native libraries print; read after a crash
@@ -104,7 +105,8 @@ class WorkerHandle:
         text = f"{uri}: the decoder process died {how}" + (f" ({words})" if words else "")
         if any(sign in words.lower() for sign in _OUT_OF_MEMORY_WORDS):
             return DecoderMemoryError(text)
-        if status == -signal.SIGKILL:
+        self.killed = status == -signal.SIGKILL
+        if self.killed:
             return DecoderMemoryError(f"{text}; the system kills in this way what takes its last memory")
         return DecoderCrashError(text)
 

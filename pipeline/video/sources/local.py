@@ -38,12 +38,17 @@ class LocalSource:
 
 def digest(path: str) -> str:
     """sha256 of a local file's bytes, hexadecimal; remembered until the file changes."""
+    return _digest(path, identity(path))
+
+
+def identity(path: str) -> tuple[int, ...]:
+    """What changes when a local file is changed or replaced."""
     facts = Path(path).stat()
-    return _digest(path, (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns))
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 @lru_cache(maxsize=1024)
-def _digest(path: str, identity: tuple[int, ...]) -> str:  # noqa: ARG001 - what it is remembered by
+def _digest(path: str, known_by: tuple[int, ...]) -> str:  # noqa: ARG001 - what it is remembered by
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

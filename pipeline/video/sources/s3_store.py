@@ -1,23 +1,14 @@
-"""Objects behind s3://bucket/key, through Arrow's file system.
-
-Credentials and region are found as every AWS tool finds them (environment, profile, instance); ``AWS_ENDPOINT_URL_S3`` or
-``AWS_ENDPOINT_URL`` names another server (MinIO, Ceph). The key is taken to the letter.
-"""
+"""Objects behind s3://bucket/key, through Arrow's file system (see ``stores``). The key is taken to the letter."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
-from pyarrow import fs
-
 from reelscribe.pipeline.errors import NetworkError, VideoError, VideoNotFoundError, VideoPermissionError
+from reelscribe.pipeline.stores import s3_file_system
 from reelscribe.pipeline.video.sources.remote import pieces
 
-CONNECT_TIMEOUT_S = 10.0
-_TRIES = 4
 _DENIED = (
     "ACCESS_DENIED",
     "INVALID_ACCESS_KEY_ID",
@@ -40,7 +31,7 @@ class S3Store:
         if not bucket or not key:
             raise VideoNotFoundError(f"{uri}: expected s3://bucket/key")
         self._object = f"{bucket}/{key}"
-        self._store = _file_system(bucket, *_environment())
+        self._store = s3_file_system(bucket)
         try:
             self._file = self._store.open_input_file(self._object)
             self.size: int | None = self._file.size()
@@ -76,22 +67,6 @@ class S3Store:
 def _validators(file: Any) -> tuple[str, ...]:
     facts = file.metadata()
     return tuple(facts[name].decode() for name in ("ETag", "Last-Modified") if name in facts)
-
-
-def _environment() -> tuple[str, str]:
-    """The endpoint and the region that the environment names; empty for the usual ones."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return endpoint, os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-
-
-@cache
-def _file_system(bucket: str, endpoint: str, region: str) -> fs.S3FileSystem:
-    return fs.S3FileSystem(
-        endpoint_override=endpoint or None,
-        region=region or (fs.resolve_s3_region(bucket) if not endpoint else "us-east-1"),
-        connect_timeout=CONNECT_TIMEOUT_S,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
-    )
 
 
 def _failure(uri: str, error: Exception) -> VideoError:
