@@ -108,6 +108,10 @@ def evaluate(
         Optional[int],  # noqa: UP045
         typer.Option(metavar="SEED", help="Put each clip's frames in random order first: a model that reads motion must then lose."),
     ] = None,
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.html", help="Of captions: the worst and best with their frames, and where the model looked."),
+    ] = None,
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
@@ -132,6 +136,7 @@ def evaluate(
         shuffle_seed=shuffle_frames,
         progress=console.progress,
         meteor=True,
+        report=report,
     )
     show.evaluation(result, as_json=json)
 

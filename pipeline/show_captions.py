@@ -6,6 +6,7 @@ from typing import Any
 
 from reelscribe.pipeline.console import print_table, say
 from reelscribe.pipeline.training.scores.captions import CaptionScores
+from reelscribe.pipeline.training.scores.captions import extremes as worst_and_best
 from reelscribe.pipeline.training.scores.evaluation import Evaluation
 from reelscribe.pipeline.training.scores.metrics import AnyScores
 
@@ -30,8 +31,7 @@ def facts(scores: AnyScores) -> dict[str, Any]:
 def extremes(result: Evaluation, scores: CaptionScores) -> None:
     """The captions with the lowest and the highest CIDEr-D, beside one that a person wrote."""
     names = list(result.predictions)
-    order = scores.by_clip["cider"].argsort(kind="stable").tolist()
-    shown = order if len(order) <= 2 * _SHOWN_CAPTIONS else [*order[:_SHOWN_CAPTIONS], *order[-_SHOWN_CAPTIONS:]]
+    shown = worst_and_best(scores.by_clip["cider"], _SHOWN_CAPTIONS)
     found = result.captions()
     say("")
     rows = [(names[i], f"{scores.by_clip['cider'][i]:.3f}", found[names[i]].label, result.truth[names[i]]["captions"][0]) for i in shown]

@@ -1,7 +1,7 @@
 """Captions -> tokens and back: the field's way of writing words, and the vocabularies that a captioner may have.
 
 A vocabulary is the list of its tokens, in the order of the network's outputs: nothing else is needed to use it, so it is kept in a
-model's ``labels``. The list of a BPE (arXiv 1508.07909) ends words with ``</w>``; its merges follow from the order of its tokens.
+model's ``labels``. In that of a BPE (arXiv 1508.07909) words begin with ``▁``; its merges follow from the order of its tokens.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 END, BEGIN, UNKNOWN = "<end>", "<begin>", "<unk>"
 SPECIAL = (END, BEGIN, UNKNOWN)  # in the order that models/decoder.py gives them
-_SUFFIX = "</w>"
+_BEGINS = "▁"  # a word
 
 # As the Penn Treebank splits words, and with the same marks dropped as in the field's scorer (pycocoevalcap's PTBTokenizer).
 _CONTRACTIONS = re.compile(r"(?<=\w)(n't|'(?:s|m|d|ll|re|ve))(?!\w)|\b(can)(not)\b|\b(gon|wan)(na)\b|\b(got)(ta)\b")
-_TOKENS = re.compile(r"n't|'(?:s|m|d|ll|re|ve)(?!\w)|\d+(?:[.,:/]\d+)*|\w+(?:[-'’./&]\w+)*|[^\w\s]")
-_DROPPED = re.compile(r"[\"'`´‘’“”()\[\]{}.,:;?!…–—-]+")
+_TOKENS = re.compile(r"n't|'(?:s|m|d|ll|re|ve)(?!\w)|\w+(?:[-'./&@]\w+|(?<=\d)[:,]\d+)*|[^\w\s]")
+_DROPPED = re.compile(r"[\"'`´‘’“”()\[\]{}.,:;?!…–—▁-]+")
 
 
 def normalise(text: str) -> str:
@@ -46,7 +46,7 @@ class Vocabulary:
             )
         self.tokens = tuple(tokens)
         self.numbers = {token: number for number, token in enumerate(tokens)}
-        self.in_pieces = any(token.endswith(_SUFFIX) for token in tokens)
+        self.in_pieces = any(token.startswith(_BEGINS) for token in tokens)
 
     def encode(self, caption: str) -> tuple[int, ...]:
         """A caption as ``normalise`` gives it -> the numbers of its tokens and of the end."""
@@ -57,7 +57,7 @@ class Vocabulary:
     def decode(self, numbers: Iterable[int]) -> str:
         """Numbers of tokens, without the end, -> a caption."""
         said = [self.tokens[number] for number in numbers]
-        return "".join(token.replace(_SUFFIX, " ") for token in said).strip() if self.in_pieces else " ".join(said)
+        return "".join(said).replace(_BEGINS, " ").strip() if self.in_pieces else " ".join(said)
 
     def can_say(self, word: str) -> bool:
         """Whether a word is in the vocabulary, or can be put together from its pieces."""
@@ -69,9 +69,9 @@ class Vocabulary:
 
         ranks = {token: number for number, token in enumerate(self.tokens[len(SPECIAL) :])}
         merges = [merge for token in ranks if (merge := _last_merge(token, ranks))]
-        model = models.BPE(vocab=self.numbers, merges=merges, unk_token=UNKNOWN, end_of_word_suffix=_SUFFIX)
+        model = models.BPE(vocab=self.numbers, merges=merges, unk_token=UNKNOWN)
         bpe = Tokenizer(model)
-        bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        bpe.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_BEGINS)
         return bpe
 
 
@@ -92,9 +92,9 @@ def bpe_vocabulary(captions: Iterable[str], *, size: int) -> tuple[str, ...]:
     """At most ``size`` tokens, the special ones included: the letters of normalised captions, and what joins most often."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    bpe = Tokenizer(models.BPE(unk_token=UNKNOWN, end_of_word_suffix=_SUFFIX))
-    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=list(SPECIAL), end_of_word_suffix=_SUFFIX, show_progress=False)
+    bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_BEGINS)
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
     bpe.train_from_iterator(captions, trainer)
     numbers = bpe.get_vocab()
     return tuple(sorted(numbers, key=lambda token: numbers[token]))
@@ -102,8 +102,7 @@ def bpe_vocabulary(captions: Iterable[str], *, size: int) -> tuple[str, ...]:
 
 def _last_merge(token: str, ranks: dict[str, int]) -> tuple[str, str] | None:
     """The two parts that a token was joined of, by joining what comes earlier in the list first; None for a letter."""
-    word = token.removesuffix(_SUFFIX)
-    parts = [*word[:-1], word[-1:] + token[len(word) :]]
+    parts = list(token)
     while len(parts) > 2:
         joined = [ranks.get(a + b, len(ranks)) for a, b in pairwise(parts)]
         first = joined.index(min(joined))

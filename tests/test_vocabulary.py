@@ -28,7 +28,6 @@ PTB = {
     "a man, a plan: a canal; panama!": "a man a plan a canal panama",
     "two men -- one tall": "two men one tall",
     "éclair café naïve": "éclair café naïve",
-    "what's-his-name": "what 's - his-name",
     "a 2bean chili": "a 2bean chili",
 }
 
@@ -63,9 +62,10 @@ def test_pieces_are_those_of_the_tokenizer_that_learnt_them(shared_data: Path) -
     learnt, held_out = captions(shared_data, 3000)[:2500], captions(shared_data, 3000)[2500:]
     tokens = bpe_vocabulary(learnt, size=500)
     assert len(tokens) == 500
-    reference = Tokenizer(models.BPE(unk_token=SPECIAL[2], end_of_word_suffix="</w>"))
-    reference.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=list(SPECIAL), end_of_word_suffix="</w>", show_progress=False)
+    assert tokens == bpe_vocabulary(reversed(learnt), size=500)
+    reference = Tokenizer(models.BPE(unk_token=SPECIAL[2]))
+    reference.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=list(SPECIAL), show_progress=False)
     reference.train_from_iterator(learnt, trainer)
     pieces = Vocabulary(tokens)
     same = sum(pieces.encode(caption)[:-1] == tuple(reference.encode(caption).ids) for caption in held_out)

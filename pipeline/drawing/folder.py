@@ -18,7 +18,7 @@ NEW_FOLDER = "new"
 _MARKER_FILE = "drawing.json"
 
 
-def draw_once(folder: Path, marker: dict[str, float], draw: Callable[[Path], None]) -> None:
+def draw_once(folder: Path, marker: Mapping[str, float], draw: Callable[[Path], None]) -> None:
     """Let ``draw`` fill a folder, unless it holds what ``marker`` stands for. Raises OutputConflictError where it holds anything else."""
     if _is_drawn(folder, marker):
         return
@@ -41,7 +41,7 @@ def write_table(file: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str
         writer.writerows(rows)
 
 
-def _is_drawn(folder: Path, marker: dict[str, float]) -> bool:
+def _is_drawn(folder: Path, marker: Mapping[str, float]) -> bool:
     """Whether ``folder`` holds this very data set. Raises OutputConflictError where it holds another, or anything else."""
     try:
         found = json.loads((folder / _MARKER_FILE).read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def _is_drawn(folder: Path, marker: dict[str, float]) -> bool:
     return False
 
 
-def _put_in_place(draft: Path, folder: Path, marker: dict[str, float]) -> None:
+def _put_in_place(draft: Path, folder: Path, marker: Mapping[str, float]) -> None:
     """Rename the finished draft; somebody else may have done the same meanwhile."""
     try:
         draft.rename(folder)

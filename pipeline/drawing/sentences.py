@@ -24,6 +24,7 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 230), 
 SHAPES = {"circle": "disc", "square": "square", "cross": "cross"}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 HEIGHT, WIDTH = 96, 128
+_NAMES: tuple[tuple[str, ...], ...] = (tuple(COLOURS), tuple(SHAPES), tuple(DIRECTIONS))
 FRAME_RATE = 12.0
 _DRAWING = 1  # counted up when other pictures come out of the same parameters
 _RADIUS = (11.0, 14.0)
@@ -45,11 +46,11 @@ class Part(NamedTuple):
     @property
     def is_held_out(self) -> bool:
         """Whether no training clip has it; its colour, shape and direction, and any two of them, are learnt from other parts."""
-        places = [list(names).index(name) for names, name in zip((COLOURS, SHAPES, DIRECTIONS), self, strict=True)]
-        return (places[0] + 2 * places[1] + places[2]) % _HELD_OUT_OF == 0
+        colour, shape, direction = (list(names).index(name) for names, name in zip(_NAMES, self, strict=True))
+        return (colour + 2 * shape + direction) % _HELD_OUT_OF == 0
 
 
-PARTS = tuple(Part(*names) for names in itertools.product(COLOURS, SHAPES, DIRECTIONS))
+PARTS = tuple(Part(*names) for names in itertools.product(*_NAMES))
 
 
 class Sentence(NamedTuple):
@@ -127,17 +128,18 @@ def _draw_all(folder: Path, num_videos: int, seed: int) -> None:
     from reelscribe.pipeline.video.writer import write_video
 
     learnt, held_out = _sentences(np.random.default_rng(seed))
-    rows = []
+    sentences, rows = [], []
     for i in range(num_videos):
         split = {0: "val", 4: "test", 8: NEW_FOLDER}.get(i % 12, "train")
         sentence = next(held_out if split in ("test", NEW_FOLDER) else learnt)
         stem = "new/unseen" if split == NEW_FOLDER else "videos/clip"
-        rows.append({"path": f"{stem}-{i:04d}.mp4", "caption": str(sentence), "split": split, "sentence": sentence})
+        rows.append({"path": f"{stem}-{i:04d}.mp4", "caption": str(sentence), "split": split})
+        sentences.append(sentence)
     (folder / "videos").mkdir()
     (folder / NEW_FOLDER).mkdir()
 
     def draw(i: int) -> None:
-        frames = draw_clip(rows[i]["sentence"], np.random.default_rng([seed, i]))
+        frames = draw_clip(sentences[i], np.random.default_rng([seed, i]))
         options = {"preset": "veryfast", "threads": "1"}  # the same bytes on any machine
         write_video(folder / rows[i]["path"], frames, frame_rate=FRAME_RATE, options=options)
 

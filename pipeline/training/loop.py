@@ -202,8 +202,8 @@ class Trainer:
         answers = torch.zeros(len(clips), *self.validation.shape, device=self.device)
         for i in range(part.start, part.stop):  # one by one: an answer does not depend on its neighbours
             array, times = clips.view(i, 0)
-            inputs = array, torch.tensor(len(array)), frame_gaps(times)
-            answer = self.validation.answer(network, *(tensor[None].to(self.device) for tensor in inputs), clip=i)
+            inputs, length, gaps = (tensor[None].to(self.device) for tensor in (array, torch.tensor(len(array)), frame_gaps(times)))
+            answer = self.validation.answer(network, inputs, length, gaps, i)
             answers[i, : len(answer)] = answer
         answers = self.world.total(answers).cpu()
         return answers, self.validation.metrics(answers)

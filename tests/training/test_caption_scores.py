@@ -73,7 +73,7 @@ def test_intervals_hold_the_figure_and_shrink_with_more_clips(oracle: dict[str, 
         assert more.intervals[name][1] - more.intervals[name][0] < 0.7 * (high - low), name  # half, of four times the clips
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(slope=st.floats(0.5, 8), offset=st.floats(-1, 3), seed=st.integers(0, 100))
 def test_a_confidence_that_was_drawn_is_found_again(slope: float, offset: float, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -79,6 +79,12 @@ def cider_by_clip(said: Sequence[str], references: References) -> Floats:
     return np.asarray(scorer.compute_score()[1], dtype=np.float64)
 
 
+def extremes(scores: Floats, count: int) -> list[int]:
+    """Places of the lowest scores (N,) and of the highest, so many of each, from the lowest on."""
+    order: list[int] = scores.argsort(kind="stable").tolist()
+    return order if len(order) <= 2 * count else [*order[:count], *order[-count:]]
+
+
 def _rouge(said: Sequence[str], references: References) -> Floats:
     from pycocoevalcap.rouge.rouge import Rouge
 

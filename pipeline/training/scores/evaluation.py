@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reelscribe.pipeline.bundle import BundleSpec, load_bundle
+from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, load_bundle
 from reelscribe.pipeline.config import DecodeConfig, Task
 from reelscribe.pipeline.console import OpenProgress
-from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
+from reelscribe.pipeline.errors import ManifestError, UsageError, VideoError, nearest
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.manifest import read_manifest
 from reelscribe.pipeline.predictor import (
@@ -24,15 +25,18 @@ from reelscribe.pipeline.predictor import (
     to_prediction,
     with_confidence,
 )
+from reelscribe.pipeline.report.captions import ShownCaption, write_caption_report
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.training.data import Failure, stable_seed
 from reelscribe.pipeline.training.recipes.splits import Row
-from reelscribe.pipeline.training.scores.captions import CaptionScores, with_meteor
+from reelscribe.pipeline.training.scores.captions import CaptionScores, extremes, with_meteor
 from reelscribe.pipeline.training.scores.metrics import AnyScores
 from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import Frames
+
+REPORTED_CAPTIONS = 8  # worst, and as many best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +134,18 @@ def evaluate_model(
     shuffle_seed: int | None,
     progress: OpenProgress,
     meteor: bool = False,
+    report: Path | None = None,
 ) -> Evaluation:
-    """Fetch a model and evaluate it on a label file, or on the rows of one split of it; of captions with METEOR if asked for."""
+    """Fetch a model and evaluate it on a label file, or on the rows of one split of it.
+
+    Of captions with METEOR if asked for, and with a page of the worst and best at ``report``. Raises UsageError for a report of a model
+    of another task, or a folder that does not exist.
+    """
     predictor = Predictor(load_bundle(fetch_model(model, uri=tracking).folder), device)
+    if report is not None and predictor.bundle.spec.task != "caption":
+        raise UsageError(f"--report is for captions, {predictor.bundle.spec.name} has task={predictor.bundle.spec.task}")
+    if report is not None and not report.absolute().parent.is_dir():
+        raise UsageError(f"--report {report}: there is no folder {report.absolute().parent}")
     rows = read_manifest(data, require_labels=True, task=predictor.bundle.spec.task).to_pylist()
     if split:
         found = sorted({row["split"] for row in rows if row["split"]})
@@ -142,10 +155,34 @@ def evaluate_model(
         rows = [row for row in rows if row["split"] == split]
     with DecodePool(decode.num_workers, decode.limits) as pool, progress("evaluating") as advance:
         result = evaluate(predictor, rows, pool=pool, decode=decode, shuffle_seed=shuffle_seed, progress=advance)
+    if report is not None:
+        _write_report(report, result, predictor.bundle, decode)
     if meteor and isinstance(result.scores, CaptionScores):
         said = [prediction.label for prediction in result.captions().values()]
         return replace(result, scores=with_meteor(result.scores, said, [row["captions"] for row in result.truth.values()]))
     return result
+
+
+def _write_report(path: Path, result: Evaluation, bundle: ModelBundle, decode: DecodeConfig) -> None:
+    assert isinstance(result.scores, CaptionScores)
+    names, found, scores = list(result.predictions), result.captions(), result.scores
+    shown = []
+    for i in extremes(scores.by_clip["cider"], REPORTED_CAPTIONS):
+        row, said = result.truth[names[i]], found[names[i]]
+        shown.append(
+            ShownCaption(
+                video_id=names[i],
+                request=bundle.request(row["uri"], row["start_s"], row["end_s"], backend=decode.backend),
+                said=said.label,
+                confidence=said.confidence,
+                score=float(scores.by_clip["cider"][i]),
+                references=tuple(row["captions"]),
+                tokens=said.tokens,
+                attention=said.attention,
+            )
+        )
+    figures = {name: f"{value:.4g}" for name, value in scores.metrics.items()}
+    write_caption_report(path, title=bundle.spec.name, metrics=figures, captions=shown, decode=decode)
 
 
 def shuffled(clip: Clip, seed: int) -> Clip:
