@@ -314,8 +314,8 @@ class Config(_Section):
                 raise ValueError(f"{setting}={found} is for {' or '.join(tasks)}; with task={self.task} set it to {json.dumps(value)}")
         if self.task != "caption" and self.caption != CaptionConfig():
             raise ValueError(f"caption: these settings are for task=caption; with task={self.task} leave them as they are")
-        if self.task == "dense" and isinstance(self.sampling, DenseSampling) and self.sampling.num_views > 1:
-            raise ValueError("sampling.num_views: task=dense gives each frame one label; set it to 1")
+        if self.task in ("dense", "caption") and isinstance(self.sampling, DenseSampling) and self.sampling.num_views > 1:
+            raise ValueError(f"sampling.num_views: task={self.task} looks at one view of a clip; set it to 1")
         return self
 
     @field_validator("sampling", mode="before")
