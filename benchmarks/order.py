@@ -23,7 +23,7 @@ from reelscribe.pipeline.bundle import untrained
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.config_files import load_config
 from reelscribe.pipeline.console import progress
-from reelscribe.pipeline.drawing import PAIRS, draw_order_dataset
+from reelscribe.pipeline.drawing.order import PAIRS, draw_order_dataset
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest
 from reelscribe.pipeline.training.data import TrainingData, prepare

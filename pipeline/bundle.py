@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,15 +19,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import Config, ModelConfig, Task, TransformConfig
 from reelscribe.pipeline.errors import ModelError
 from reelscribe.pipeline.sampling import SamplingSpec
 from reelscribe.pipeline.video.clip import ClipRequest
 from reelscribe.pipeline.video.types import Backend
+from reelscribe.pipeline.vocabulary import vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from reelscribe.models.captioner import Captioner
     from reelscribe.models.recognizer import Recognizer
 
 SPEC_FILE = "model.json"
@@ -42,8 +46,9 @@ class BundleSpec(BaseModel):
     format: Literal[1] = 1
     name: str
     task: Task = "single_label"
-    labels: tuple[str, ...] = Field(description="in the order of the outputs; none for a value")
+    labels: tuple[str, ...] = Field(description="in the order of the outputs; none for a value, the vocabulary of captions")
     model: ModelConfig
+    caption: CaptionConfig = CaptionConfig()
     sampling: SamplingSpec
     transform: TransformConfig
     temperature: float = Field(default=1.0, gt=0, description="logits are divided by it; fitted on the validation split")
@@ -53,6 +58,8 @@ class BundleSpec(BaseModel):
     )
     value_mean: float = Field(default=0.0, description="of the training clips; the network gives deviations from it")
     value_deviation: float = Field(default=1.0, gt=0, description="of the training clips; the unit in which the network gives them")
+    caption_slope: float = Field(default=1.0, gt=0, description="of a caption's confidence; fitted on the validation split")
+    caption_offset: float = 0.0
     leaks: int = Field(default=0, ge=0, description="pairs of training and held-out clips known not to be independent")
     metrics: dict[str, float] = {}
     config_digest: str = ""
@@ -64,7 +71,13 @@ class BundleSpec(BaseModel):
     def _labels_fit_the_task(self) -> Self:
         if bool(self.labels) == (self.task == "value"):
             raise ValueError(f"{len(self.labels)} labels for the task '{self.task}'")
+        if self.task == "caption":
+            vocabulary(self.labels)  # raises ValueError for a list that is none
         return self
+
+    def caption_confidence(self, log_probability: float) -> float:
+        """The probability that a caption is what a person would write, from the mean log-probability of its tokens (Platt 1999)."""
+        return 1 / (1 + math.exp(-(self.caption_slope * log_probability + self.caption_offset)))
 
 
 @dataclass(frozen=True)
@@ -98,18 +111,12 @@ class ModelBundle:
             backend=backend,
         )
 
-    def build(self) -> Recognizer:
+    def build(self) -> Recognizer | Captioner:
         """The network with its weights, in eval mode, on the CPU. Raises ModelError if the tensors do not fit."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        model = new_recognizer(
-            self.spec.model,
-            self.spec.transform,
-            num_classes=num_outputs(self.spec.labels),
-            per_frame=self.spec.task == "dense",
-            weights="none",
-        )
+        model = _network(self.spec, self.spec.labels, weights="none")
         try:
             model.load_state_dict(load_file(self.folder / WEIGHTS_FILE))
         except (SafetensorError, RuntimeError) as error:
@@ -122,11 +129,15 @@ def num_outputs(labels: Sequence[str]) -> int:
     return len(labels) or 1
 
 
-def untrained(config: Config, labels: Sequence[str]) -> Recognizer:
+def untrained(config: Config, labels: Sequence[str]) -> Recognizer | Captioner:
     """The network that a training starts from."""
-    return new_recognizer(
-        config.model, config.transform, num_classes=num_outputs(labels), per_frame=config.task == "dense", seed=config.seed
-    )
+    return _network(config, labels, seed=config.seed)
+
+
+def _network(of: Config | BundleSpec, labels: Sequence[str], *, seed: int = 0, weights: str | None = None) -> Recognizer | Captioner:
+    if of.task == "caption":
+        return new_captioner(of.model, of.transform, of.caption, num_tokens=len(labels), seed=seed, weights=weights)
+    return new_recognizer(of.model, of.transform, num_classes=num_outputs(labels), per_frame=of.task == "dense", seed=seed, weights=weights)
 
 
 def new_recognizer(
@@ -141,6 +152,22 @@ def new_recognizer(
     torch.manual_seed(seed)
     try:
         return Recognizer(num_classes=num_classes, per_frame=per_frame, frame_size=(transform.height, transform.width), **keywords)
+    except (ValueError, OSError) as error:
+        raise ModelError(str(error)) from error
+
+
+def new_captioner(
+    model: ModelConfig, transform: TransformConfig, caption: CaptionConfig, *, num_tokens: int, seed: int = 0, weights: str | None = None
+) -> Captioner:
+    """As new_recognizer, for a captioner."""
+    import torch
+
+    from reelscribe.models.captioner import Captioner
+
+    keywords: dict[str, Any] = model.model_dump() | caption.network | ({"weights": weights} if weights else {})
+    torch.manual_seed(seed)
+    try:
+        return Captioner(num_tokens=num_tokens, frame_size=(transform.height, transform.width), **keywords)
     except (ValueError, OSError) as error:
         raise ModelError(str(error)) from error
 

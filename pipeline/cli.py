@@ -108,6 +108,10 @@ def evaluate(
         Optional[int],  # noqa: UP045
         typer.Option(metavar="SEED", help="Put each clip's frames in random order first: a model that reads motion must then lose."),
     ] = None,
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.html", help="Of captions: the worst and best with their frames, and where the model looked."),
+    ] = None,
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
@@ -131,6 +135,8 @@ def evaluate(
         decode=DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated),
         shuffle_seed=shuffle_frames,
         progress=console.progress,
+        meteor=True,
+        report=report,
     )
     show.evaluation(result, as_json=json)
 
@@ -257,8 +263,9 @@ def status_(
     show_labels.job_status(job_status(out), as_json=json)
 
 
-@app.command(epilog="Example: reelscribe demo")
+@app.command(epilog="Example: reelscribe demo --task caption")
 def demo(
+    task: Annotated[Literal["single_label", "caption"], typer.Option(help="Learn labels, or sentences.")] = "single_label",
     folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("reelscribe-demo"),
     engine: Annotated[Literal["local", "ray"], typer.Option(help="Train and label in this process, or on Ray.")] = "local",
     json: Json = False,
@@ -267,7 +274,7 @@ def demo(
     from reelscribe.pipeline import console, show
     from reelscribe.pipeline.demo import run_demo
 
-    show.demo(run_demo(folder, engine=engine, progress=console.progress), as_json=json)
+    show.demo(run_demo(folder, task=task, engine=engine, progress=console.progress), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe doctor videos/ --write-clean clean.csv")

@@ -12,15 +12,17 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.sampling import DenseSampling, SamplingSpec, UniformSampling
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, FrameSize
 
-Task = Literal["single_label", "multi_label", "value", "dense"]
+Task = Literal["single_label", "multi_label", "value", "dense", "caption"]
 MONITORS: dict[Task, tuple[str, ...]] = {
     "single_label": ("val_loss", "val_top1", "val_macro_f1"),
     "multi_label": ("val_loss", "val_exact_match", "val_map"),
     "value": ("val_loss", "val_mae"),
     "dense": ("val_loss", "val_frame_accuracy"),
+    "caption": ("val_loss", "val_cider", "val_exact_match"),
 }
 
 
@@ -150,10 +152,16 @@ class TrainingConfig(_Section):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = Field(default="none", description="balanced: rare classes weigh more in the loss")
     balanced_sampling: bool = Field(default=False, description="draw every class equally often, with repeats")
+    scheduled_sampling: float = Field(
+        default=0.0, ge=0, le=1, description="share of words that a captioner hears from itself in the last epoch; it grows from 0"
+    )
+    self_critical_epochs: int = Field(
+        default=0, ge=0, description="last epochs, in which a captioner learns from CIDEr-D of sentences that it draws at random"
+    )
     mixup: float = Field(default=0.0, ge=0, description="alpha of the Beta distribution that blends two clips; 0 is off")
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="average of the weights that is evaluated and kept; 0 is off")
-    monitor: Literal["val_loss", "val_top1", "val_macro_f1", "val_exact_match", "val_map", "val_mae", "val_frame_accuracy"] = Field(
-        default="val_loss", description="what patience and plateau look at; each task has its own"
+    monitor: Literal["val_loss", "val_top1", "val_macro_f1", "val_exact_match", "val_map", "val_mae", "val_frame_accuracy", "val_cider"] = (
+        Field(default="val_loss", description="what patience and plateau look at; each task has its own")
     )
     patience: int = Field(default=0, ge=0, description="epochs without a better monitored figure before stopping; 0 never stops early")
     gradient_health_every: int = Field(default=0, ge=0, description="epochs between two looks at the gradients; 0 never looks")
@@ -168,6 +176,8 @@ class TrainingConfig(_Section):
         """Settings that would undo each other, or do nothing."""
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate={self.accumulate} is more parts than batch_size={self.batch_size} has clips")
+        if self.self_critical_epochs >= self.epochs:
+            raise ValueError(f"self_critical_epochs={self.self_critical_epochs}: epochs={self.epochs} leave none to learn to speak in")
         if self.balanced_sampling and self.class_weights == "balanced":
             raise ValueError("balanced_sampling and class_weights=balanced would correct the same thing twice; choose one")
         if self.monitor != "val_loss" and not self.patience and self.schedule != "plateau":
@@ -244,7 +254,8 @@ class Config(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     task: Task = Field(
-        default="single_label", description="what a clip is given: one label, any number of labels, a number, or a label for each frame"
+        default="single_label",
+        description="what a clip is given: one label, any number of labels, a number, a label for each frame, or a sentence",
     )
     seed: int = Field(default=0, ge=0, lt=2**63)
     output: str = Field(default="runs", description="folder for models, checkpoints, the feature cache and the SQLite store")
@@ -253,6 +264,7 @@ class Config(_Section):
     transform: TransformConfig = TransformConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     model: ModelConfig = ModelConfig()
+    caption: CaptionConfig = CaptionConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     decode: DecodeConfig = DecodeConfig()
@@ -288,7 +300,9 @@ class Config(_Section):
         for setting, value, tasks in (
             ("training.class_weights", "none", ("single_label",)),
             ("training.balanced_sampling", False, ("single_label",)),
-            ("training.label_smoothing", 0.0, ("single_label", "multi_label", "dense")),
+            ("training.label_smoothing", 0.0, ("single_label", "multi_label", "dense", "caption")),
+            ("training.scheduled_sampling", 0.0, ("caption",)),
+            ("training.self_critical_epochs", 0, ("caption",)),
             ("training.mixup", 0.0, ("single_label", "multi_label", "value")),
             ("training.tbptt_frames", 0, ("single_label", "multi_label", "value")),
             ("training.gradient_health_every", 0, ("single_label", "multi_label", "value")),
@@ -298,8 +312,10 @@ class Config(_Section):
             found = getattr(getattr(self, section), key)
             if self.task not in tasks and found != value:
                 raise ValueError(f"{setting}={found} is for {' or '.join(tasks)}; with task={self.task} set it to {json.dumps(value)}")
-        if self.task == "dense" and isinstance(self.sampling, DenseSampling) and self.sampling.num_views > 1:
-            raise ValueError("sampling.num_views: task=dense gives each frame one label; set it to 1")
+        if self.task != "caption" and self.caption != CaptionConfig():
+            raise ValueError(f"caption: these settings are for task=caption; with task={self.task} leave them as they are")
+        if self.task in ("dense", "caption") and isinstance(self.sampling, DenseSampling) and self.sampling.num_views > 1:
+            raise ValueError(f"sampling.num_views: task={self.task} looks at one view of a clip; set it to 1")
         return self
 
     @field_validator("sampling", mode="before")

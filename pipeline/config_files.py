@@ -17,7 +17,7 @@ from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.errors import ConfigError, nearest
 from reelscribe.pipeline.sampling import AnySampling
 
-COMPARED_SECTIONS = ("sampling", "transform", "augmentation", "model", "training")
+COMPARED_SECTIONS = ("sampling", "transform", "augmentation", "model", "caption", "training")
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reelscribe.pipeline.config import Task
+from reelscribe.pipeline.vocabulary import normalise
 
 SEPARATOR = "|"  # between the labels of a clip that has several
 BACKGROUND = "background"  # the label of all time that no segment covers
@@ -62,6 +63,17 @@ def segments(value: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def captions(value: Any) -> list[str]:
+    """One caption, or a list of them; normalised, each with a word or more."""
+    found = [text(one, "caption") for one in (value if isinstance(value, list) else [value])]
+    if not found:
+        raise ValueError("there is no caption")
+    for one in found:
+        if not normalise(one):
+            raise ValueError(f"the caption {one!r} has no word" if one.strip() else "the caption is empty")
+    return [normalise(one) for one in found]
+
+
 def seconds(value: Any, what: str) -> float | None:
     """Seconds from 0, or None where nothing is given."""
     try:
@@ -104,7 +116,7 @@ def labels_of(row: Mapping[str, Any], task: Task) -> tuple[str, ...]:
             return (row["label"],)
         case "multi_label":
             return tuple((row["label"] or "").split(SEPARATOR)) if row["label"] else ()
-        case "value":
+        case "value" | "caption":
             return ()
         case "dense":
             return (BACKGROUND, *(segment["label"] for segment in row["segments"]))

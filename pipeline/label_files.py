@@ -24,7 +24,7 @@ class Record:
 
 def _read_delimited(file: Path) -> Iterator[Record]:
     """Records of a CSV or TSV file; the separator of a .csv may also be a semicolon or a tab, as its first line says."""
-    text = _decode(file)
+    text = read_text(file)
     first = text.split("\n", 1)[0]
     separator = "\t" if file.suffix.lower() == ".tsv" else next((s for s in ",;\t" if s in first), ",")
     reader = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -51,7 +51,7 @@ def _read_delimited(file: Path) -> Iterator[Record]:
 
 def _read_json_lines(file: Path) -> Iterator[Record]:
     """Records of a file with one JSON object per line."""
-    lines = _decode(file).split("\n")
+    lines = read_text(file).split("\n")
     if not any(line.strip() for line in lines):
         raise ManifestError(f'{file}: the file is empty; expected one object per line, e.g. {{"path": "a.mp4", "label": "left"}}')
     for number, line in enumerate(lines, start=1):
@@ -82,7 +82,7 @@ def _read_parquet(file: Path) -> Iterator[Record]:
         raise ManifestError(f"{file}: cannot be read as Parquet: {error}") from error
 
 
-def _decode(file: Path) -> str:
+def read_text(file: Path) -> str:
     """The file's text; UTF-8 with or without a byte order mark."""
     data = file.read_bytes()
     try:

@@ -13,7 +13,8 @@ asked here: a missing one is a row in failures, not the end of a job.
 
 What a clip must have depends on the task: ``label`` with one label; ``label`` with any number of them, ``run|jump`` or a list (an empty
 field is none of them); ``value``, a number; or ``segments``, parts of the file in seconds, ``[[0.5, 2, "open"], ...]``, where all other
-time is ``background``. A column ``value`` or ``segments`` is looked at for its task alone.
+time is ``background``. A column ``value`` or ``segments`` is looked at for its task alone. ``caption`` is a sentence, or a list of them;
+rows of the same clip are put together. Captions are also read from the annotation files of known data sets, see caption_files.
 
 Values. Labels, groups and splits lose blanks at both ends, and labels are brought to Unicode NFC, so that what looks the same is the same
 class. Paths and ids are taken to the letter. Times are seconds; an empty time is the video's own start or end.
@@ -36,6 +37,7 @@ from typing import Any
 import pyarrow as pa
 
 from reelscribe.pipeline import fields
+from reelscribe.pipeline.caption_files import is_annotations, read_annotations
 from reelscribe.pipeline.config import Task
 from reelscribe.pipeline.errors import ManifestError, nearest
 from reelscribe.pipeline.label_files import READERS, Record
@@ -59,6 +61,7 @@ TASK_FIELDS: dict[Task, tuple[pa.Field[Any], ...]] = {
     "single_label": (),
     "multi_label": (),
     "value": (pa.field("value", pa.float64()),),
+    "caption": (pa.field("captions", pa.list_(pa.string())),),
     "dense": (pa.field("segments", pa.list_(pa.struct({"start_s": pa.float64(), "end_s": pa.float64(), "label": pa.string()}))),),
 }
 
@@ -72,6 +75,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "split": ("split", "subset", "partition"),
     "fold": ("fold",),
 }
+TASK_COLUMNS: dict[str, tuple[str, ...]] = {"captions": ("caption", "captions", "sentence", "sentences", "description")}
 SCHEMES = ("file", *REMOTE_SCHEMES)
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _MOST_PROBLEMS = 10  # shown at once; more would scroll the first one away
@@ -88,6 +92,8 @@ def read_manifest(path: str, *, require_labels: bool, task: Task = "single_label
     """
     file = Path(path)
     with _faults_named(path):
+        if require_labels and task == "caption" and file.exists() and is_annotations(file):
+            return _table(read_annotations(file), file, task)
         if file.is_dir():
             return _class_folders(file, task) if require_labels else list_videos(path)
         if not file.exists():
@@ -156,19 +162,22 @@ def table_digest(table: pa.Table) -> str:
 
 def _table(records: Iterator[Record], file: Path, task: Task | None) -> pa.Table:
     """Check every record and put them into one table; without a task no label is asked for."""
-    folder = file.parent.resolve()
+    folder = (file if file.is_dir() else file.parent).resolve()
     own = TASK_FIELDS[task] if task else ()
     required = ("uri", *([field.name for field in own] or ["label"])) if task else ("uri",)
     mappings: dict[tuple[str, ...], dict[str, str]] = {}
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     seen: dict[tuple[str, Any], str] = {}
+    captioned: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in records:
         names = tuple(record.values)
         if names not in mappings:
             mappings[names] = _columns(names, f"{file}, {record.columns_at}", required)
         try:
             row = _row({ours: record.values[theirs] for ours, theirs in mappings[names].items()}, folder, task)
+            if task == "caption" and _joined(row, captioned):
+                continue
             for what, key in (("video_id", row["video_id"]), ("clip", (row["uri"], row["start_s"], row["end_s"]))):
                 before = seen.setdefault((what, key), record.where)
                 if before is not record.where:
@@ -185,13 +194,25 @@ def _table(records: Iterator[Record], file: Path, task: Task | None) -> pa.Table
     return pa.Table.from_pylist(rows, schema=pa.schema([*MANIFEST_SCHEMA, *own]))
 
 
+def _joined(row: dict[str, Any], captioned: dict[tuple[Any, ...], dict[str, Any]]) -> bool:
+    """Add a row's captions to those of an earlier row of its clip, if there is one. Raises ValueError where the two differ otherwise."""
+    before = captioned.setdefault((row["uri"], row["start_s"], row["end_s"]), row)
+    if before is row:
+        return False
+    for name in ("video_id", "group", "split", "fold"):
+        if before[name] != row[name]:
+            raise ValueError(f"the {name} of this clip is {row[name]!r}, and {before[name]!r} in an earlier row")
+    before["captions"] += row["captions"]
+    return True
+
+
 def _quoted(row: Mapping[str, Any], what: str) -> str:
     return f"'{row['video_id']}'" if what == "video_id" else f"'{row['uri']}' ({_seconds(row['start_s'])} to {_seconds(row['end_s'])} s)"
 
 
 def _columns(names: Sequence[str], where: str, required: Sequence[str]) -> dict[str, str]:
     """Our column -> the name it has in the file. Raises ManifestError for a missing, doubtful or mistyped one."""
-    known = COLUMNS | {column: (column,) for column in required if column not in COLUMNS}
+    known = COLUMNS | {column: TASK_COLUMNS.get(column, (column,)) for column in required if column not in COLUMNS}
     found: dict[str, str] = {}
     unknown: list[str] = []
     for name in names:
@@ -250,6 +271,8 @@ def _said(values: Mapping[str, Any], task: Task | None) -> dict[str, Any]:
     match task:
         case "value":
             return {"label": label or None, "value": fields.number(values.get("value"), "value")}
+        case "caption":
+            return {"label": label or None, "captions": fields.captions(values.get("captions"))}
         case "dense":
             return {"label": label or None, "segments": fields.segments(values.get("segments"))}
         case _:

@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from reelscribe.models.backbone import Seen
+from reelscribe.models.captioner import Captioner
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle
 from reelscribe.pipeline.config import Task
 from reelscribe.pipeline.errors import ModelError, UsageError
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.types import Frames
+from reelscribe.pipeline.vocabulary import END, vocabulary
 
 TOP_K = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says of one clip."""
+    """What the model says of one clip: a label, or a caption."""
 
     label: str
-    confidence: float  # probability of the label, after temperature scaling
-    top_k: tuple[tuple[str, float], ...]  # most probable first
+    confidence: float  # that it is right, after calibration
+    top_k: tuple[tuple[str, float], ...]  # the best first, with their confidences
     accepted: bool | None  # whether the confidence reaches the model's threshold; None for a model without one
-    scores: npt.NDArray[np.float32]  # (C,) probabilities, in the order of the model's labels
+    scores: npt.NDArray[np.float32]  # (C,) probabilities in the order of the model's labels; of captions the confidences of the top k
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPrediction(Prediction):
+    """One of the model's labels."""
+
     logits: npt.NDArray[np.float32]  # (views, C) as the network gives them, before the temperature
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionPrediction(Prediction):
+    """A sentence."""
+
+    tokens: tuple[str, ...]  # of the caption, and the end
+    attention: npt.NDArray[np.float32]  # (tokens, T), or (tokens, T, h, w): where the model looked before each; of the first view
+    log_probabilities: tuple[float, ...]  # of each of the top k, mean over its tokens: what confidences are made of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +136,11 @@ class Predictor:
     def _predict(self, clip: Clip) -> AnyPrediction:
         frames, lengths = pad([frames_tensor(view) for view in clip.views])
         gaps = pad([frame_gaps(view.pts_seconds) for view in clip.views])[0].to(self.device) if self.model.takes_gaps else None
+        if isinstance(self.model, Captioner):
+            seen = self.model.forward_features(
+                self.model.encode(frames[:1].to(self.device)), lengths[:1].to(self.device), None if gaps is None else gaps[:1]
+            )
+            return caption(self.model, seen, self.bundle.spec, seed=clip.digest)
         logits = self.model(frames.to(self.device), lengths.to(self.device), gaps).float().cpu()  # (views, C)
         if self.bundle.spec.task == "dense":
             return _to_segments(logits[0], [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
@@ -128,13 +152,48 @@ def read_logits(logits: npt.NDArray[np.float32], spec: BundleSpec) -> AnyPredict
     return _READ[spec.task](logits, spec)
 
 
-def _to_label(logits: npt.NDArray[np.float32], spec: BundleSpec) -> Prediction:
+def caption(model: Captioner, seen: Seen, spec: BundleSpec, *, seed: str) -> CaptionPrediction:
+    """What a captioner says of one clip that it has seen, searched for or, at a temperature, drawn at random from the seed.
+
+    Raises ModelError for numbers that are not finite.
+    """
+    lengths, settings = torch.tensor([seen.states.shape[1]], device=seen.states.device), spec.caption
+    if settings.temperature:
+        draw = {"temperature": settings.temperature, "top_p": settings.top_p, **settings.rules}
+        numbers = [zlib.crc32(f"{seed} {i}".encode()) for i in range(settings.beam)]
+        drawn = [model.imagine(seen, lengths, seed=number, **draw)[0] for number in numbers]
+        found = sorted({one.tokens: one for one in drawn}.values(), key=lambda one: -one.score(settings.length_penalty))
+    else:
+        (found,) = model.say(seen, lengths, beam=settings.beam, **settings.rules)
+    words = vocabulary(spec.labels)
+    means = _finite(np.array([one.score(1.0) for one in found], dtype=np.float32))
+    draft = CaptionPrediction(
+        label="",
+        confidence=0.0,
+        top_k=tuple((words.decode(one.tokens), 0.0) for one in found),
+        accepted=None,
+        scores=means,
+        tokens=(*(words.tokens[token] for token in found[0].tokens), END),
+        attention=found[0].attention.cpu().numpy(),
+        log_probabilities=tuple(means.tolist()),
+    )
+    return with_confidence(draft, spec)
+
+
+def with_confidence(found: CaptionPrediction, spec: BundleSpec) -> CaptionPrediction:
+    """The same sentences with the confidences that a model gives them."""
+    confidences = [spec.caption_confidence(mean) for mean in found.log_probabilities]
+    top_k = tuple((text, confidence) for (text, _), confidence in zip(found.top_k, confidences, strict=True))
+    return replace(found, label=top_k[0][0], confidence=top_k[0][1], top_k=top_k, scores=np.array(confidences, dtype=np.float32))
+
+
+def _to_label(logits: npt.NDArray[np.float32], spec: BundleSpec) -> ClassPrediction:
     """Logits (views, C); equal scores keep the order of the labels."""
     scores = _finite((torch.from_numpy(logits) / spec.temperature).softmax(dim=-1).mean(dim=0).numpy())
     top_k = _top_k(scores, spec)
     label, confidence = top_k[0]
     accepted = None if spec.precision is None else spec.threshold is not None and confidence >= spec.threshold
-    return Prediction(label=label, confidence=confidence, top_k=top_k, accepted=accepted, scores=scores, logits=logits)
+    return ClassPrediction(label=label, confidence=confidence, top_k=top_k, accepted=accepted, scores=scores, logits=logits)
 
 
 def _to_labels(logits: npt.NDArray[np.float32], spec: BundleSpec) -> LabelsPrediction:

@@ -68,6 +68,8 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
 
 def evaluation(result: Evaluation, *, as_json: bool) -> None:
     """Scores, also by label where there are labels, the commonest confusions, and what could not be decoded."""
+    from reelscribe.pipeline import show_captions
+    from reelscribe.pipeline.training.scores.captions import CaptionScores
     from reelscribe.pipeline.training.scores.metrics import ClassificationScores, by_label
 
     scores = result.scores
@@ -78,18 +80,21 @@ def evaluation(result: Evaluation, *, as_json: bool) -> None:
                 "task": result.task,
                 "metrics": scores.metrics,
                 **({measure.replace(" ", "_"): values, "labels": list(result.labels)} if values else {}),
+                **show_captions.facts(scores),
                 **({"confusion": scores.confusion.tolist()} if isinstance(scores, ClassificationScores) else {}),
                 "predictions": {video_id: prediction(found) for video_id, found in result.predictions.items()},
                 "failures": [asdict(failure) for failure in result.failures],
             }
         )
         return
-    print_table(["metric", "value"], [(name, f"{value:.4g}") for name, value in scores.metrics.items()])
+    show_captions.metrics(scores)
     if values:
         say("")
         print_table(["label", measure], [(label, f"{value:.3f}") for label, value in values.items()])
     if isinstance(scores, ClassificationScores):
         _confusions(scores, list(result.labels))
+    if isinstance(scores, CaptionScores):
+        show_captions.extremes(result, scores)
     _failures(result.failures)
 
 
@@ -105,9 +110,11 @@ def _confusions(scores: ClassificationScores, labels: list[str]) -> None:
 
 def prediction(found: AnyPrediction) -> dict[str, Any]:
     """A prediction of any task as JSON."""
-    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
+    from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
     match found:
+        case CaptionPrediction():
+            return {"caption": found.label, "confidence": found.confidence, "accepted": found.accepted}
         case Prediction():
             return {"label": found.label, "confidence": found.confidence, "accepted": found.accepted}
         case LabelsPrediction():
@@ -139,10 +146,15 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
         return
     failed = ", ".join(f"{count} {failure}" for failure, count in job.failed_by_class.items())
     where = f"--tracking-uri {shlex.quote(result.training.tracking_uri)}"
-    say(f"Everything is in {result.folder}/; the classes differ only in the order of their frames.\n")
-    say(f"test clips, never seen before    top-1 {test['top1']:.2f} on {test['clips']:.0f} clips")
-    say(f"  always the commonest class     top-1 {test['majority']:.2f}")
-    say(f"  same model, frames shuffled    top-1 {shuffled['top1']:.2f}")
+    words, figure = result.figure_words, result.figure
+    if figure == "top1":
+        say(f"Everything is in {result.folder}/; the classes differ only in the order of their frames.\n")
+        say(f"test clips, never seen before    {words} {test[figure]:.2f} on {test['clips']:.0f} clips")
+        say(f"  always the commonest class     {words} {test['majority']:.2f}")
+    else:
+        say(f"Everything is in {result.folder}/; some shapes of a colour never moved that way in a training clip.\n")
+        say(f"sentences never seen before      {words} {test[figure]:.2f} on {test['clips']:.0f} clips")
+    say(f"  same model, frames shuffled    {words} {shuffled[figure]:.2f}")
     say(f"training clips left out          {len(result.training.failures)} (broken files)")
     say(f"new videos labelled              {job.labelled} of {job.total}, {result.right} of them right")
     say(f"new videos that failed           {job.failed}: {failed}\n")

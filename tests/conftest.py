@@ -32,7 +32,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 40 drawn videos (8 classes) as the demo draws them, 8 of them broken: manifest.csv, truth.csv, new/. Only to be read."""
-    from reelscribe.pipeline.drawing import draw_order_dataset
+    from reelscribe.pipeline.drawing.order import draw_order_dataset
 
     return draw_order_dataset(tmp_path_factory.mktemp("drawn") / "videos", num_videos=40, broken_share=0.2).parent
 

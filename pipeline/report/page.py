@@ -1,26 +1,18 @@
-"""The report of a labelling job: one HTML file that needs nothing else, neither network nor scripts.
-
-Labels, paths and causes come from files that we did not write, so the template escapes everything, and the page's own policy
-forbids whatever is not in it.
-"""
+"""The report of a labelling job."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from pyarrow import fs
 
 from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.errors import OutputConflictError
+from reelscribe.pipeline.report.html import render_page
 from reelscribe.pipeline.report.rows import MAX_FAILURES_PER_CLASS, Results, read_results
 from reelscribe.pipeline.report.thumbnails import Strip, read_strips
 from reelscribe.pipeline.stores import locate
@@ -58,15 +50,8 @@ def write_job_report(out: str | Path, *, decode: DecodeConfig | None = None, max
 
 def render(job: dict[str, Any], results: Results, strips: Sequence[Strip]) -> str:
     """The page as text. ``job`` is the content of ``job.json``; ``strips`` holds one entry per video of ``results.shown``."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reelscribe.pipeline.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = resources.files("reelscribe.pipeline.report").joinpath("page.css").read_text(encoding="utf-8")
-    return environment.get_template("page.html.jinja").render(
+    return render_page(
+        "page.html.jinja",
         job=job,
         model=job["model"],
         sessions=job["sessions"],
@@ -75,8 +60,6 @@ def render(job: dict[str, Any], results: Results, strips: Sequence[Strip]) -> st
         confidence_bars=confidence_bars(results.confidence_bins),
         videos=list(zip(results.shown, strips, strict=True)),
         max_failures=MAX_FAILURES_PER_CLASS,
-        style=Markup(style),  # noqa: S704 - our own file
-        style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         span=_span,
     )
 

@@ -21,6 +21,7 @@ _CURVES = {
     "exact_match": "Clips with all labels right",
     "mae": "Mean absolute error",
     "frame_accuracy": "Frames with the right label",
+    "word_accuracy": "Words said right, after the true ones before",
 }
 
 Bins = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]

@@ -83,13 +83,13 @@ def _strip(clip: Clip | VideoError, video: ShownVideo) -> Strip:
     chosen = (frames[i] for i in spread(len(frames), MAX_THUMBNAILS))
     return Strip(
         thumbnails=tuple(
-            Thumbnail(source=_jpeg(pixels, width), width=width, height=HEIGHT, frame_index=index, time_s=time_s)
+            Thumbnail(source=jpeg(pixels, width), width=width, height=HEIGHT, frame_index=index, time_s=time_s)
             for pixels, index, time_s in chosen
         )
     )
 
 
-def _jpeg(pixels: Uint8Array, width: int) -> str:
+def jpeg(pixels: Uint8Array, width: int) -> str:
     """(H, W, 3) RGB as a data URI."""
     sink = io.BytesIO()
     Image.fromarray(pixels).resize((width, HEIGHT), Image.Resampling.BICUBIC).save(sink, "JPEG", quality=75, optimize=True)

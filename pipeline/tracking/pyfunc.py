@@ -31,6 +31,7 @@ _ANSWERS: dict[Task, tuple[str, ...]] = {
     "multi_label": ("labels", "top_k"),
     "value": ("value",),
     "dense": ("segments",),
+    "caption": ("label", "confidence", "top_k"),
 }
 _NUMBERS = ("confidence", "value")
 

@@ -112,11 +112,12 @@ def _tags(spec: BundleSpec, weights_digest: str, digest: str) -> dict[str, str]:
         "reelscribe.data_digest": spec.data_digest,
         "reelscribe.git_commit": spec.git_commit,
         "reelscribe.task": spec.task,
-        "reelscribe.labels": json.dumps(spec.labels, ensure_ascii=False),
+        "reelscribe.labels": "" if spec.task == "caption" else json.dumps(spec.labels, ensure_ascii=False),  # a tag holds no vocabulary
     }
     measured = {f"{METRIC_TAG}{name}": repr(float(value)) for name, value in spec.metrics.items()}
     return {key: str(value) for key, value in facts.items() if value} | measured
 
 
 def _description(spec: BundleSpec) -> str:
-    return f"{spec.name}: {len(spec.labels)} labels, {spec.model.encoder} + {spec.model.recurrent} + {spec.model.readout}"
+    outputs = "tokens" if spec.task == "caption" else "labels"
+    return f"{spec.name}: {len(spec.labels)} {outputs}, {spec.model.encoder} + {spec.model.recurrent} + {spec.model.readout}"

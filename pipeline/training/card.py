@@ -8,6 +8,7 @@ from reelscribe.pipeline.training.data import TrainingData
 from reelscribe.pipeline.training.recipes.leaks import Leak
 from reelscribe.pipeline.training.scores.evaluation import Evaluation
 from reelscribe.pipeline.training.scores.metrics import by_label
+from reelscribe.pipeline.vocabulary import SPECIAL
 
 _LEAKS_SHOWN = 20
 _LIMITS: dict[Task, str] = {
@@ -15,6 +16,7 @@ _LIMITS: dict[Task, str] = {
     "multi_label": "- A label is given from a probability of 0.5 on; the probabilities are not calibrated.",
     "value": "- The model gives a number to every video, also to one that it means nothing for, and says nothing of how sure it is.",
     "dense": "- The confidence of a segment is not calibrated.",
+    "caption": "- The model says a sentence of every video, in the words of its training captions and no others: use the confidence.",
 }
 
 
@@ -77,6 +79,8 @@ def _what_it_does(spec: BundleSpec) -> str:
 
         case "dense":
             return f"Names one of {len(spec.labels)} labels for each frame of a video clip: {', '.join(spec.labels)}."
+        case "caption":
+            return f"Says a sentence about a video clip, with a vocabulary of {len(spec.labels) - len(SPECIAL)} {spec.caption.vocabulary}."
 
 
 def _by_label(evaluation: Evaluation) -> list[str]:

@@ -27,7 +27,7 @@ from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 if TYPE_CHECKING:
-    from reelscribe.models.recognizer import Recognizer
+    from reelscribe.models.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class TrainingData:
 def prepare(
     splits: Splits,
     config: Config,
-    model: Recognizer,
+    model: Backbone,
     *,
     pool: DecodePool,
     cache: FeatureCache,
@@ -121,12 +121,13 @@ def prepare(
 def _lost(splits: Splits, data: TrainingData) -> str:
     """What training cannot do without and no clip that was decoded has; empty where all is there."""
     trained = set(data.train.video_ids)
+    wanted = {label for row in splits.train for label in labels_of(row, data.task)}
     left = {label for row in splits.train if row["video_id"] in trained for label in labels_of(row, data.task)}
-    if gone := sorted(set(splits.labels) - left):
+    if gone := sorted(wanted - left):
         return f"no training clip of {some(gone)}"
     if data.task == "value" and len(set(data.train.targets)) < 2:
         return "no two training clips of different values"
-    return "" if data.val.targets else "no validation clip"
+    return "" if data.val.targets and data.train.targets else f"no {'validation' if data.train.targets else 'training'} clip"
 
 
 def _clip_set(
@@ -159,7 +160,7 @@ def _target(task: TaskKind, labels: tuple[str, ...], row: Row, files: list[Path]
 class _Recipe:
     """What a clip becomes before the loop sees it."""
 
-    def __init__(self, config: Config, model: Recognizer) -> None:
+    def __init__(self, config: Config, model: Backbone) -> None:
         self.config = config
         self.model = model
         # one view a clip: several are for the final evaluation and for labelling

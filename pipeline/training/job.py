@@ -7,7 +7,7 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, save_bundle, untrained
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress, note
-from reelscribe.pipeline.errors import UsageError
+from reelscribe.pipeline.errors import ManifestError, UsageError
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest, table_digest
 from reelscribe.pipeline.predictor import Predictor, pick_device
@@ -33,7 +33,7 @@ from reelscribe.pipeline.training.loop import Trained, Trainer
 from reelscribe.pipeline.training.ray_launch import train_on_ray
 from reelscribe.pipeline.training.recipes.leaks import Leak, find_leaks
 from reelscribe.pipeline.training.recipes.splits import Splits, split_rows
-from reelscribe.pipeline.training.scores.calibration import fit_temperature, precision_threshold, reliability
+from reelscribe.pipeline.training.scores.calibration import fit_confidence, fit_temperature, precision_threshold, reliability
 from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate, read_anew
 from reelscribe.pipeline.training.scores.metrics import ClassificationScores, by_label
 from reelscribe.pipeline.training.steps.gradients import GradientHealth
@@ -80,7 +80,7 @@ def run_training(
     output = Path(config.output).absolute()
     uri = tracking_uri(config.tracking.uri, config.output)
     table = read_manifest(config.data.manifest, require_labels=True, task=config.task)
-    splits = split_rows(table, config.data, config.task)
+    splits = _with_tokens(split_rows(table, config.data, config.task), config)
     model = untrained(config, splits.labels)
     model = model.to(pick_device(config.training.device)).eval()
     check_writable(output)
@@ -114,6 +114,16 @@ def run_training(
         version=version,
         alias_kept=alias_kept,
     )
+
+
+def _with_tokens(splits: Splits, config: Config) -> Splits:
+    """Of captions, what the network gives are the tokens of the training captions."""
+    if config.task != "caption":
+        return splits
+    try:
+        return replace(splits, labels=config.caption.learn_tokens(caption for row in splits.train for caption in row["captions"]))
+    except ValueError as error:
+        raise ManifestError(f"{config.data.manifest}: {error}") from error
 
 
 def log_recipe(run: RunTracker, config: Config, data_digest: str, num_rows: int) -> None:
@@ -167,6 +177,7 @@ def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, prog
                 seed=config.seed,
                 device=pick_device(config.training.device),
                 augmentation=config.augmentation,
+                caption=config.caption,
                 folder=folder,
             )
             trained = trainer.fit(on_epoch)
@@ -192,6 +203,7 @@ def _spec(config: Config, data: TrainingData, **extra: Any) -> BundleSpec:
         model=config.model,
         sampling=config.sampling,
         transform=config.transform,
+        caption=config.caption,
         **extra | TASKS[config.task].facts(data.train.targets),
     )
 
@@ -222,6 +234,8 @@ def _finish(
     evaluation = raw
     if raw.logits():
         spec, evaluation = _calibrated(spec, raw, config.evaluation.precision)
+    if config.task == "caption":
+        spec, evaluation = _calibrated_captions(spec, raw)
     spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | spec.metrics})
     card = model_card(spec, config, data, evaluation, leaks)
     return save_bundle(folder, spec=spec, state=trained.state, card=card), evaluation
@@ -236,6 +250,14 @@ def _calibrated(spec: BundleSpec, raw: Evaluation, precision: float) -> tuple[Bu
     if spec.task == "single_label":
         threshold = precision_threshold(*read_anew(raw, spec).confidences(), precision)
         spec = spec.model_copy(update={"precision": precision, "threshold": threshold})
+    return spec, read_anew(raw, spec)
+
+
+def _calibrated_captions(spec: BundleSpec, raw: Evaluation) -> tuple[BundleSpec, Evaluation]:
+    """With confidences that are the probability of what a person would write, from the validation clips."""
+    log_probabilities = np.array([found.log_probabilities[0] for found in raw.captions().values()])
+    slope, offset = fit_confidence(log_probabilities, raw.confidences()[1])
+    spec = spec.model_copy(update={"caption_slope": slope, "caption_offset": offset})
     return spec, read_anew(raw, spec)
 
 

@@ -16,18 +16,21 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from reelscribe.pipeline.bundle import num_outputs
+from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
 from reelscribe.pipeline.predictor import frame_gaps
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
 from reelscribe.pipeline.training.steps import bad_batch
-from reelscribe.pipeline.training.steps.batches import Batches, Draw, stack_targets
+from reelscribe.pipeline.training.steps.batches import Batches, Draw
 from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
 from reelscribe.pipeline.training.steps.optimization import Schedule, averaged, is_better, parameter_groups
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes
-from reelscribe.pipeline.training.tasks import TASKS
+from reelscribe.pipeline.training.steps.self_critical import SelfCritic
+from reelscribe.pipeline.training.steps.validation import CaptionValidation, LogitsValidation, Validation
+from reelscribe.pipeline.training.tasks import TASKS, References
 
 if TYPE_CHECKING:
+    from reelscribe.models.captioner import Captioner
     from reelscribe.models.recognizer import Recognizer
 
 EpochMetrics = dict[str, float]
@@ -58,12 +61,12 @@ class Trained:
     state: dict[str, Tensor]  # the weights kept
     history: list[EpochMetrics]  # one entry per epoch
     epoch: int  # the epoch whose weights were kept, from 1
-    val_logits: Tensor  # (N, outputs) of the weights kept, in the order of the validation clips
+    val_logits: Tensor  # (N, outputs) of the weights kept, in the order of the validation clips; of captions see CaptionValidation
     health: GradientHealth | None = None  # of the gradients in the last epoch, where it was measured
 
 
 class Trainer:
-    """Trains one recognizer on prepared clips.
+    """Trains one network on prepared clips.
 
     ``wrap`` turns the network into a data-parallel one on a cluster (Ray Train's ``prepare_model``); in one process it is left out.
     ``folder`` is for what a person should look at when training cannot go on.
@@ -71,13 +74,14 @@ class Trainer:
 
     def __init__(
         self,
-        model: Recognizer,
+        model: Recognizer | Captioner,
         config: TrainingConfig,
         data: TrainingData,
         *,
         seed: int,
         device: torch.device,
         augmentation: AugmentationConfig | None = None,
+        caption: CaptionConfig | None = None,
         folder: Path | None = None,
         world: World | None = None,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
@@ -91,15 +95,22 @@ class Trainer:
         self.task = TASKS[data.task]
         self.batches = Batches(data.train, len(data.labels), config, augmentation or AugmentationConfig(), seed=seed)
         self.loss = self.task.loss(data.train.targets, data.labels, config)
-        self.plain_loss = self.task.loss(data.train.targets, data.labels)
+        self.validation: Validation = (
+            CaptionValidation(data, caption or CaptionConfig()) if data.task == "caption" else LogitsValidation(data, config.monitor)
+        )
         self.passes = Passes(self.network, self.model, self.loss, config, device)
+        self.critic = (
+            SelfCritic(cast("tuple[References, ...]", data.train.targets), caption or CaptionConfig())
+            if config.self_critical_epochs
+            else None
+        )
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.learning_rate)
         self.schedule = Schedule(self.optimizer, config, len(self.batches.epoch(1)))
 
     @property
-    def result(self) -> Recognizer:
+    def result(self) -> Recognizer | Captioner:
         """The network that is evaluated and kept: that of averaged weights where there is one."""
-        return cast("Recognizer", self.average.module) if self.average else self.model
+        return cast("Recognizer | Captioner", self.average.module) if self.average else self.model
 
     def fit(self, on_epoch: Callable[[Trained], None]) -> Trained:
         """Train for all epochs, or until the monitored figure has not improved for ``patience`` epochs.
@@ -131,6 +142,10 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> EpochMetrics:
         self.network.train()
+        if self.critic and epoch > self.config.epochs - self.config.self_critical_epochs:
+            self.passes.critic = self.critic
+        if self.config.scheduled_sampling:
+            cast("Captioner", self.model).scheduled_sampling = self.config.scheduled_sampling * (epoch - 1) / max(1, self.config.epochs - 1)
         sums = torch.zeros(2, device=self.device)  # loss, score
         for step, draws in enumerate(self.batches.epoch(epoch)):
             sums += self._train_step(epoch, step, draws)
@@ -173,32 +188,25 @@ class Trainer:
         if not every or (epoch - 1) % every or self.world.rank:
             return None
         clips = ((self.batches.clip(epoch, draw), self.data.train.targets[draw.clip]) for draw in self.batches.epoch(epoch)[0])
-        return gradient_health(self.model, clips, self.loss, max_frames=self.config.tbptt_frames)
+        return gradient_health(cast("Recognizer", self.model), clips, self.loss, max_frames=self.config.tbptt_frames)
 
     @torch.no_grad()
     def validate(self) -> tuple[Tensor, EpochMetrics]:
-        """Logits (N, outputs) of every validation clip, on the CPU, and their loss and scores; each worker runs its part.
+        """Answers (N, ...) to every validation clip, on the CPU, see Validation, and their figures; each worker runs its part.
 
         In fp32 whatever the precision of training, as the saved model will be run.
         """
         network = ArrayNetwork(self.result).eval()
         clips = self.data.val
         part = self.world.part(len(clips))
-        targets = stack_targets([clips.target(i, 0) for i in range(len(clips))])
-        frames = targets.shape[1:] if clips.per_frame else ()
-        logits = torch.zeros(len(clips), *frames, num_outputs(self.data.labels), device=self.device)
+        answers = torch.zeros(len(clips), *self.validation.shape, device=self.device)
         for i in range(part.start, part.stop):  # one by one: an answer does not depend on its neighbours
             array, times = clips.view(i, 0)
-            inputs = array, torch.tensor(len(array)), frame_gaps(times)
-            answer = network(*(tensor[None].to(self.device) for tensor in inputs))[0][0]
-            logits[i, : len(answer)] = answer
-        logits = self.world.total(logits).cpu()
-        metrics = {
-            "val_loss": self.plain_loss(logits, targets).mean().item(),
-            f"val_{self.task.figure}": self.plain_loss.score(logits, targets).mean().item(),
-        }
-        metrics |= self.task.monitored(logits, targets, self.config.monitor)
-        return logits, metrics
+            inputs, length, gaps = (tensor[None].to(self.device) for tensor in (array, torch.tensor(len(array)), frame_gaps(times)))
+            answer = self.validation.answer(network, inputs, length, gaps, i)
+            answers[i, : len(answer)] = answer
+        answers = self.world.total(answers).cpu()
+        return answers, self.validation.metrics(answers)
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:

@@ -91,6 +91,7 @@ def _train_on_worker(task: dict[str, Any]) -> None:
         seed=config.seed,
         device=get_device(),
         augmentation=config.augmentation,
+        caption=config.caption,
         folder=task["folder"],
         world=World(context.get_world_rank(), context.get_world_size()),
         wrap=prepare_model,

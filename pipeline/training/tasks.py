@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,7 +14,15 @@ from torch import Tensor
 
 from reelscribe.pipeline.config import Task, TrainingConfig
 from reelscribe.pipeline.fields import BACKGROUND, labels_of
-from reelscribe.pipeline.predictor import AnyPrediction, FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
+from reelscribe.pipeline.predictor import (
+    AnyPrediction,
+    CaptionPrediction,
+    ClassPrediction,
+    FramesPrediction,
+    LabelsPrediction,
+    ValuePrediction,
+)
+from reelscribe.pipeline.training.scores.captions import CaptionScores, caption_scores
 from reelscribe.pipeline.training.scores.metrics import (
     AnyScores,
     ClassificationScores,
@@ -25,11 +34,22 @@ from reelscribe.pipeline.training.scores.metrics import (
     value_scores,
 )
 from reelscribe.pipeline.training.scores.segments import dense_scores
-from reelscribe.pipeline.training.steps.losses import ClipLoss, FrameLoss, Loss, MultiLabelLoss, ValueLoss, balanced_weights
+from reelscribe.pipeline.training.steps.losses import CaptionLoss, ClipLoss, FrameLoss, Loss, MultiLabelLoss, ValueLoss, balanced_weights
+from reelscribe.pipeline.vocabulary import vocabulary
 
 Row = Mapping[str, Any]
 Times = Sequence[float]  # of the frames of a view, seconds from the first frame of the file
-ViewTarget = int | float | tuple[int, ...]  # a class; a value; 0 or 1 for each label; the class of each frame
+
+
+@dataclass(frozen=True)
+class References:
+    """What people said of a clip."""
+
+    captions: tuple[str, ...]  # normalised
+    tokens: tuple[tuple[int, ...], ...]  # of each, with its end
+
+
+ViewTarget = int | float | tuple[int, ...] | References  # a class; a value; 0 or 1 for each label; the class of each frame; captions
 Target = ViewTarget | tuple[tuple[int, ...], ...]  # that of all views; of classes of frames, for each view its own
 
 
@@ -102,7 +122,7 @@ class SingleLabel(TaskKind):
 
     def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> ClassificationScores:
         """Where the model has a threshold, also of the labels that it accepts."""
-        found = [prediction for prediction in predictions if isinstance(prediction, Prediction)]
+        found = [prediction for prediction in predictions if isinstance(prediction, ClassPrediction)]
         probabilities = torch.from_numpy(np.stack([prediction.scores for prediction in found]))
         scores = classification_scores(probabilities, torch.tensor([self.target(row, labels) for row in rows]), labels)
         accepted = [prediction.label == row["label"] for prediction, row in zip(found, rows, strict=True) if prediction.accepted]
@@ -192,9 +212,36 @@ class Dense(TaskKind):
         return FrameScores(metrics=metrics | {"majority": majority, "clips": float(len(rows))})
 
 
+class Caption(TaskKind):
+    """Each clip has one sentence or several."""
+
+    headline = Headline("cider", "CIDEr-D", "one_caption_cider", "the commonest caption")
+    figure = "word_accuracy"
+
+    def target(self, row: Row, labels: Sequence[str], views: Sequence[Times] = ()) -> References:  # noqa: ARG002
+        """The captions, as they stand and in tokens."""
+        words = vocabulary(tuple(labels))
+        return References(tuple(row["captions"]), tuple(words.encode(caption) for caption in row["captions"]))
+
+    def loss(self, targets: Sequence[Target], labels: Sequence[str], config: TrainingConfig | None = None) -> CaptionLoss:  # noqa: ARG002
+        """Cross-entropy of each token."""
+        return CaptionLoss(label_smoothing=config.label_smoothing if config else 0.0)
+
+    def scores(self, predictions: Sequence[AnyPrediction], rows: Sequence[Row], labels: tuple[str, ...]) -> CaptionScores:
+        """By the field's reference code."""
+        said = [prediction.label for prediction in predictions if isinstance(prediction, CaptionPrediction)]
+        return caption_scores(said, [row["captions"] for row in rows], can_say=vocabulary(labels).can_say)
+
+
 def _label_at(row: Row, time_s: float) -> str:
     """The label of the segment around a time, else the background."""
     return next((str(s["label"]) for s in row["segments"] if s["start_s"] <= time_s < s["end_s"]), BACKGROUND)
 
 
-TASKS: dict[Task, TaskKind] = {"single_label": SingleLabel(), "multi_label": MultiLabel(), "value": Value(), "dense": Dense()}
+TASKS: dict[Task, TaskKind] = {
+    "single_label": SingleLabel(),
+    "multi_label": MultiLabel(),
+    "value": Value(),
+    "dense": Dense(),
+    "caption": Caption(),
+}

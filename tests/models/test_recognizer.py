@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
+from reelscribe.models.backbone import ENCODER_INPUTS, POOLINGS, Backbone, RecognizerState
 from reelscribe.models.encoders import build_encoder
 from reelscribe.models.motion import MOTIONS
 from reelscribe.models.readout import READOUTS
-from reelscribe.models.recognizer import ENCODER_INPUTS, POOLINGS, Recognizer, RecognizerState
+from reelscribe.models.recognizer import Recognizer
 from reelscribe.models.recurrent import CORES
 
 CLASSES = 5
@@ -431,7 +432,7 @@ def test_tiny_encoder_is_a_debug_size_model() -> None:
 def test_defaults_are_those_of_the_config() -> None:
     from reelscribe.pipeline.config import ModelConfig
 
-    parameters = inspect.signature(Recognizer).parameters
+    parameters = inspect.signature(Backbone).parameters
     for name, value in ModelConfig().model_dump().items():
         assert parameters[name].default == value, name
 

@@ -36,6 +36,9 @@ def draw(folder: Path, task: str) -> Path:
 def _said(task: str, speeds: Any, turn: int) -> dict[str, str]:
     if task == "multi_label":
         return {"label": "|".join(name for name, speed in zip(("left down", "right down"), speeds, strict=True) if speed > 0)}
+    if task == "caption":
+        ways = ["down" if speed > 0 else "up" for speed in speeds]
+        return {"caption": f"The left dot moves {ways[0]}, the right dot moves {ways[1]}."}
     if task == "dense":  # the left dot goes down, before or after the turn
         start, end = (0, turn - 0.5) if speeds[0] > 0 else (turn - 0.5, FRAMES)
         return {"segments": json.dumps([[start / RATE, end / RATE, "left down"]])}

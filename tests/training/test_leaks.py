@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reelscribe.pipeline.config import Config
-from reelscribe.pipeline.drawing import CLASSES, draw_clip
+from reelscribe.pipeline.drawing.order import CLASSES, draw_clip
 from reelscribe.pipeline.errors import ManifestError
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest

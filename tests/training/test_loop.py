@@ -35,6 +35,7 @@ EVERYTHING = CONFIG.model_copy(
         "gradient_health_every": 2,
     }
 )
+CAPTIONS = CONFIG.model_copy(update={"scheduled_sampling": 0.5, "self_critical_epochs": 1, "accumulate": 2})
 AUGMENTATION = AugmentationConfig(speed=0.5, time_warp=0.5, time_crop=0.7, frame_dropout=0.2)
 
 
@@ -66,6 +67,7 @@ def _one_rank(rank: int, size: int, port: int, settings: tuple[TrainingConfig, A
         (2, (CONFIG, AUGMENTATION, "multi_label")),
         (2, (CONFIG, AUGMENTATION, "value")),
         (2, (CONFIG, AUGMENTATION, "dense")),
+        (2, (CAPTIONS, AUGMENTATION, "caption")),
     ],
 )
 def test_workers_of_a_process_group_give_the_numbers_of_one_process(

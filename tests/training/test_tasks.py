@@ -22,7 +22,7 @@ from reelscribe.pipeline.labeling.predict import Answer, predict_videos
 from reelscribe.pipeline.labeling.stages import Video
 from reelscribe.pipeline.labeling.store import read_labels
 from reelscribe.pipeline.manifest import MANIFEST_SCHEMA, TASK_FIELDS
-from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, ValuePrediction
+from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, ValuePrediction
 from reelscribe.pipeline.show import evaluation as show_evaluation
 from reelscribe.pipeline.show import training as show_training
 from reelscribe.pipeline.show_labels import predictions as show_predictions
@@ -35,6 +35,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "multi_label": {"label_smoothing": 0.05, "monitor": "val_map", "patience": 25},
     "dense": {"monitor": "val_frame_accuracy", "patience": 25},
     "value": {"label_smoothing": 0.0, "monitor": "val_mae", "patience": 25},
+    "caption": {"label_smoothing": 0.0, "monitor": "val_cider", "patience": 25, "scheduled_sampling": 0.2},
 }
 
 
@@ -114,6 +115,9 @@ def test_predictions_are_those_of_the_evaluation(learnt: Callable[[Task], Traini
     )
     for answer, expected in zip(answers, result.evaluation.predictions.values(), strict=True):
         match answer.outcome, expected:
+            case CaptionPrediction() as found, CaptionPrediction():
+                assert found.top_k == expected.top_k
+                assert found.attention.shape == (len(found.tokens), 6, 6, 8)
             case LabelsPrediction() as found, LabelsPrediction():
                 assert found.labels == expected.labels
                 assert found.top_k == expected.top_k
@@ -130,7 +134,7 @@ def test_predictions_are_those_of_the_evaluation(learnt: Callable[[Task], Traini
 def test_what_is_shown_of_each_task(learnt: Callable[[Task], TrainingResult], capsys: pytest.CaptureFixture[str]) -> None:
     said: dict[str, list[str]] = {}
     video = Video(position=0, video_id="a", uri="a.mp4", start_s=None, end_s=None)
-    for task in ("multi_label", "value"):
+    for task in ("multi_label", "value", "caption"):
         result = learnt(task)
         answers = [Answer(video=video, outcome=next(iter(result.evaluation.predictions.values())))]
         capsys.readouterr()
@@ -142,6 +146,9 @@ def test_what_is_shown_of_each_task(learnt: Callable[[Task], TrainingResult], ca
     assert said["multi_label"][0].startswith("validation mAP ")
     assert any("average precision" in line for line in said["multi_label"])
     assert any('"labels": [' in line for line in said["multi_label"])
+    assert said["caption"][0].startswith("validation CIDEr-D ")
+    assert any("95 % interval" in line for line in said["caption"])
+    assert any('"caption": "the left dot moves ' in line for line in said["caption"])
     assert said["value"][0].startswith("validation mean absolute error ")
     assert any('"value": ' in line for line in said["value"])
     assert not any("label" in line for line in said["value"])
@@ -158,6 +165,9 @@ def test_labels_of_a_job_are_those_of_the_evaluation(learnt: Callable[[Task], Tr
     assert (summary.labelled, summary.failed) == (len(result.evaluation.predictions), 0)
     for row in read_labels(out).to_pylist():
         match result.evaluation.predictions[row["video_id"]]:
+            case CaptionPrediction() as expected:
+                assert (row["label"], row["confidence"]) == (expected.label, pytest.approx(expected.confidence, abs=1e-6))
+                assert [one["label"] for one in row["top_k"]] == [label for label, _ in expected.top_k]
             case LabelsPrediction() as expected:
                 assert row["labels"] == list(expected.labels)
                 assert [one["label"] for one in row["top_k"]] == [label for label, _ in expected.top_k]
@@ -166,7 +176,7 @@ def test_labels_of_a_job_are_those_of_the_evaluation(learnt: Callable[[Task], Tr
                 assert row["value"] == pytest.approx(expected.value)
             case FramesPrediction() as expected:
                 assert [tuple(segment.values()) for segment in row["segments"]] == list(expected.segments)
-        assert row["label"] is None
+        assert (row["label"] is None) == (task != "caption")
         assert row["confidence"] is None
     page = (tmp_path / "out" / "report.html").read_text()
     assert ("The model gives numbers and no labels." in page) == (task == "value")
@@ -175,7 +185,13 @@ def test_labels_of_a_job_are_those_of_the_evaluation(learnt: Callable[[Task], Tr
 @pytest.mark.parametrize(
     ("task", "training", "words"),
     [
-        ("value", {}, r"training\.label_smoothing=0\.1 is for single_label or multi_label or dense; with task=value set it to 0\.0"),
+        ("single_label", {"scheduled_sampling": 0.5}, r"scheduled_sampling=0\.5 is for caption"),
+        ("caption", {"mixup": 0.2}, r"mixup=0\.2 is for single_label"),
+        (
+            "value",
+            {},
+            r"training\.label_smoothing=0\.1 is for single_label or multi_label or dense or caption; with task=value set it to 0\.0",
+        ),
         ("value", {"label_smoothing": 0, "class_weights": "balanced"}, r'class_weights=balanced is for single_label; .* set it to "none"'),
         ("multi_label", {"balanced_sampling": True}, r"balanced_sampling=True is for single_label"),
         (

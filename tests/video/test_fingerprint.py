@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.fft import dctn
 
-from reelscribe.pipeline.drawing import CLASSES, draw_clip
+from reelscribe.pipeline.drawing.order import CLASSES, draw_clip
 from reelscribe.pipeline.video import fingerprint as look
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip
 from reelscribe.pipeline.video.scaling import scale

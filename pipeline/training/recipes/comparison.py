@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress
@@ -16,6 +16,9 @@ from reelscribe.pipeline.report.pictures import accuracy_against_cost
 from reelscribe.pipeline.sampling import RateSampling
 from reelscribe.pipeline.training.recipes.cost import Cost, measure
 from reelscribe.pipeline.training.recipes.repeats import Repeats, open_series
+
+if TYPE_CHECKING:
+    from reelscribe.models.recognizer import Recognizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ def run_comparison(variants: Mapping[str, Config], seeds: Sequence[int], *, prog
 def _cost(config: Config, repeats: Repeats) -> Cost:
     sampling, transform = config.sampling, config.transform
     return measure(
-        repeats.repeats[0].result.bundle.build(),
+        cast("Recognizer", repeats.repeats[0].result.bundle.build()),  # a captioner is measured as one that cannot be stepped
         frame_size=(transform.height, transform.width),
         batch_size=config.training.batch_size,
         num_frames=sampling.max_frames if isinstance(sampling, RateSampling) else sampling.num_frames,

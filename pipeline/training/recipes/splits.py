@@ -68,7 +68,7 @@ def split_rows(table: pa.Table, config: DataConfig, task: Task = "single_label")
 def _refuse_nothing_to_learn(train: list[Row], labels: list[str], config: DataConfig, task: Task) -> None:
     if task == "value" and len({row["value"] for row in train}) < 2:
         raise ManifestError(f"{config.manifest}: all training rows have the same value, at least 2 are needed")
-    fewest = {"single_label": 2, "multi_label": 1, "value": 0, "dense": 2}[task]
+    fewest = {"single_label": 2, "multi_label": 1, "value": 0, "dense": 2, "caption": 0}[task]
     if len(labels) < fewest:
         named = f" ({', '.join(labels)})" if labels else ""
         raise ManifestError(f"{config.manifest}: the training rows have {len(labels)} label{named}, at least {fewest} are needed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,29 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
 
     optimizer.step(closure)
     return log_temperature.detach().exp().clamp(0.05, 20.0).item()
+
+
+def fit_confidence(log_probabilities: Floats, right: Bools) -> tuple[float, float]:
+    """Slope and offset that make a logistic function of log-probabilities (N,) the probability of being right (Platt 1999).
+
+    The targets are drawn a little towards one half, as Platt does, so that few clips, or none that are right, are no proof. The slope lies
+    between 0.01 and 100.
+    """
+    given, good = torch.from_numpy(log_probabilities), int(right.sum())
+    targets = torch.where(torch.from_numpy(right), (good + 1) / (good + 2), 1 / (len(right) - good + 2)).to(given.dtype)
+    fitted = torch.zeros(2, dtype=given.dtype, requires_grad=True)  # the logarithm of the slope, and the offset
+    optimizer = torch.optim.LBFGS([fitted], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = fitted[0].clamp(-4.6, 4.6).exp() * given + fitted[1]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    log_slope, offset = fitted.detach().tolist()
+    return math.exp(min(max(log_slope, -4.6), 4.6)), offset
 
 
 def reliability(confidences: Floats, right: Bools, *, bins: int = RELIABILITY_BINS) -> Reliability:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reelscribe.pipeline.bundle import BundleSpec, load_bundle
+from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, load_bundle
 from reelscribe.pipeline.config import DecodeConfig, Task
 from reelscribe.pipeline.console import OpenProgress
-from reelscribe.pipeline.errors import ManifestError, VideoError, nearest
+from reelscribe.pipeline.errors import ManifestError, UsageError, VideoError, nearest
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.manifest import read_manifest
-from reelscribe.pipeline.predictor import AnyPrediction, LabelsPrediction, Prediction, Predictor, read_logits
+from reelscribe.pipeline.predictor import (
+    AnyPrediction,
+    CaptionPrediction,
+    ClassPrediction,
+    LabelsPrediction,
+    Prediction,
+    Predictor,
+    read_logits,
+    with_confidence,
+)
+from reelscribe.pipeline.report.captions import ShownCaption, write_caption_report
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.training.data import Failure, stable_seed
 from reelscribe.pipeline.training.recipes.splits import Row
+from reelscribe.pipeline.training.scores.captions import CaptionScores, extremes, with_meteor
 from reelscribe.pipeline.training.scores.metrics import AnyScores
 from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import Frames
+
+REPORTED_CAPTIONS = 8  # worst, and as many best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +53,26 @@ class Evaluation:
 
     def logits(self) -> dict[str, npt.NDArray[np.float32]]:
         """What the network gave (views, C) for each clip, by video id, where a clip has labels."""
-        return {video_id: found.logits for video_id, found in self.predictions.items() if isinstance(found, Prediction | LabelsPrediction)}
+        return {
+            video_id: found.logits for video_id, found in self.predictions.items() if isinstance(found, ClassPrediction | LabelsPrediction)
+        }
 
-    def labelled(self) -> dict[str, Prediction]:
+    def labelled(self) -> dict[str, ClassPrediction]:
         """The predictions of a single label each."""
-        return {video_id: found for video_id, found in self.predictions.items() if isinstance(found, Prediction)}
+        return {video_id: found for video_id, found in self.predictions.items() if isinstance(found, ClassPrediction)}
+
+    def captions(self) -> dict[str, CaptionPrediction]:
+        """The predictions of a caption each."""
+        return {video_id: found for video_id, found in self.predictions.items() if isinstance(found, CaptionPrediction)}
 
     def confidences(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """Of each clip with a single label, the confidence of its label and whether that is right: (N,) each."""
-        found = self.labelled().items()
-        return np.array([p.confidence for _, p in found]), np.array([p.label == self.truth[video_id]["label"] for video_id, p in found])
+        """Of each clip with a single label or caption, its confidence, and whether it is right, or what a person wrote: (N,) each."""
+        found = {**self.labelled(), **self.captions()}
+        right = [p.label in (row["captions"] if self.task == "caption" else (row["label"],)) for p, row in self._with_rows(found)]
+        return np.array([p.confidence for p in found.values()]), np.array(right)
+
+    def _with_rows(self, found: Mapping[str, Prediction]) -> Iterator[tuple[Prediction, Row]]:
+        return ((prediction, self.truth[video_id]) for video_id, prediction in found.items())
 
 
 def evaluate(
@@ -97,8 +121,11 @@ def evaluate(
 
 
 def read_anew(evaluation: Evaluation, spec: BundleSpec) -> Evaluation:
-    """The same answers of a network for labels of clips, read with the temperature and the threshold of ``spec``."""
-    predictions = {video_id: read_logits(logits, spec) for video_id, logits in evaluation.logits().items()}
+    """The same answers of a network, labels of clips or captions, read with the calibration and the threshold of ``spec``."""
+    predictions: dict[str, AnyPrediction] = {
+        **{video_id: read_logits(logits, spec) for video_id, logits in evaluation.logits().items()},
+        **{video_id: with_confidence(found, spec) for video_id, found in evaluation.captions().items()},
+    }
     scores = TASKS[spec.task].scores(list(predictions.values()), list(evaluation.truth.values()), spec.labels)
     return replace(evaluation, predictions=predictions, scores=scores)
 
@@ -113,9 +140,19 @@ def evaluate_model(
     decode: DecodeConfig,
     shuffle_seed: int | None,
     progress: OpenProgress,
+    meteor: bool = False,
+    report: Path | None = None,
 ) -> Evaluation:
-    """Fetch a model and evaluate it on a label file, or on the rows of one split of it."""
+    """Fetch a model and evaluate it on a label file, or on the rows of one split of it.
+
+    Of captions with METEOR if asked for, and with a page of the worst and best at ``report``. Raises UsageError for a report of a model
+    of another task, or a folder that does not exist.
+    """
     predictor = Predictor(load_bundle(fetch_model(model, uri=tracking).folder), device)
+    if report is not None and predictor.bundle.spec.task != "caption":
+        raise UsageError(f"--report is for captions, {predictor.bundle.spec.name} has task={predictor.bundle.spec.task}")
+    if report is not None and not report.absolute().parent.is_dir():
+        raise UsageError(f"--report {report}: there is no folder {report.absolute().parent}")
     rows = read_manifest(data, require_labels=True, task=predictor.bundle.spec.task).to_pylist()
     if split:
         found = sorted({row["split"] for row in rows if row["split"]})
@@ -124,7 +161,35 @@ def evaluate_model(
             raise ManifestError(f"{data}: no row has the split '{split}'{nearest(split, found)} ({there})")
         rows = [row for row in rows if row["split"] == split]
     with DecodePool(decode.num_workers, decode.limits) as pool, progress("evaluating") as advance:
-        return evaluate(predictor, rows, pool=pool, decode=decode, shuffle_seed=shuffle_seed, progress=advance)
+        result = evaluate(predictor, rows, pool=pool, decode=decode, shuffle_seed=shuffle_seed, progress=advance)
+    if report is not None:
+        _write_report(report, result, predictor.bundle, decode)
+    if meteor and isinstance(result.scores, CaptionScores):
+        said = [prediction.label for prediction in result.captions().values()]
+        return replace(result, scores=with_meteor(result.scores, said, [row["captions"] for row in result.truth.values()]))
+    return result
+
+
+def _write_report(path: Path, result: Evaluation, bundle: ModelBundle, decode: DecodeConfig) -> None:
+    assert isinstance(result.scores, CaptionScores)
+    names, found, scores = list(result.predictions), result.captions(), result.scores
+    shown = []
+    for i in extremes(scores.by_clip["cider"], REPORTED_CAPTIONS):
+        row, said = result.truth[names[i]], found[names[i]]
+        shown.append(
+            ShownCaption(
+                video_id=names[i],
+                request=bundle.request(row["uri"], row["start_s"], row["end_s"], backend=decode.backend),
+                said=said.label,
+                confidence=said.confidence,
+                score=float(scores.by_clip["cider"][i]),
+                references=tuple(row["captions"]),
+                tokens=said.tokens,
+                attention=said.attention,
+            )
+        )
+    figures = {name: f"{value:.4g}" for name, value in scores.metrics.items()}
+    write_caption_report(path, title=bundle.spec.name, metrics=figures, captions=shown, decode=decode)
 
 
 def shuffled(clip: Clip, seed: int) -> Clip:

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from reelscribe.pipeline.training.scores.captions import CaptionScores
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationScores:
@@ -92,7 +94,7 @@ class FrameScores:
     metrics: dict[str, float]  # those of segments.dense_scores; majority (frames of the commonest label), clips
 
 
-AnyScores = ClassificationScores | MultiLabelScores | ValueScores | FrameScores
+AnyScores = ClassificationScores | MultiLabelScores | ValueScores | FrameScores | CaptionScores
 
 
 def by_label(scores: AnyScores) -> tuple[str, dict[str, float]]:
@@ -102,7 +104,7 @@ def by_label(scores: AnyScores) -> tuple[str, dict[str, float]]:
             return "recall", scores.recall
         case MultiLabelScores():
             return "average precision", scores.average_precision
-        case ValueScores() | FrameScores():
+        case ValueScores() | FrameScores() | CaptionScores():
             return "", {}
 
 

@@ -27,8 +27,10 @@ def clip_losses(network: ArrayNetwork, clips: Sequence[Timed], targets: Tensor, 
     network.eval()
     losses = []
     for (array, gaps), target in zip(clips, targets, strict=True):
-        logits, _ = network(array[None].to(device), torch.tensor([len(array)], device=device), gaps[None].to(device))
-        losses.append(loss(logits, target[None].to(device)).cpu())
+        target = target[None].to(device)
+        heard = {"heard": target} if loss.teacher_forced else {}
+        logits, _ = network(array[None].to(device), torch.tensor([len(array)], device=device), gaps[None].to(device), **heard)
+        losses.append(loss(logits, target).cpu())
     return torch.cat(losses)
 
 

@@ -18,7 +18,7 @@ from reelscribe.pipeline.predictor import frame_gaps, pad
 from reelscribe.pipeline.training.data import ClipSet, stable_seed
 from reelscribe.pipeline.training.steps.augment import augment_frames, augment_stored
 from reelscribe.pipeline.training.steps.losses import IGNORED, balanced_weights
-from reelscribe.pipeline.training.tasks import ViewTarget
+from reelscribe.pipeline.training.tasks import References, ViewTarget
 
 
 class Draw(NamedTuple):
@@ -41,10 +41,11 @@ class Batch:
 
     inputs: Tensor  # (B, T, ...) frames uint8 or features, padded with zeros
     lengths: Tensor  # (B,)
-    targets: Tensor  # (B,) class indices or values, or (B, C) shares of classes or labels
+    targets: Tensor  # (B,) class indices or values, (B, C) shares of classes or labels, or (B, T) of frames or tokens
     gaps: Tensor  # (B, T) seconds since the frame before, zeros where the times of the frames are not known
     offset: int  # the first row's place in the global batch
     total: int  # rows of the global batch
+    clips: tuple[int, ...] = ()  # which training clips these are
 
     def split(self, parts: int) -> list[Batch]:
         """At most so many batches with even shares of the rows, none of them empty."""
@@ -58,6 +59,7 @@ class Batch:
                 gaps=gaps[:, : int(lengths.max())],
                 offset=self.offset + int(start),
                 total=self.total,
+                clips=self.clips[start : start + len(lengths)],
             )
             for inputs, lengths, targets, gaps, start in zip(*columns, np.cumsum([0, *sizes[:-1]]), strict=True)
         ]
@@ -94,12 +96,23 @@ class Batches:
         return Timed(augment_stored(array, self.augmentation, seed=seed), frame_gaps(augment_frames(times, self.augmentation, seed=seed)))
 
     def targets(self, epoch: int, draws: Sequence[Draw]) -> Tensor:
-        """Those of ``clip`` of each: one (B, ...) a clip, or one a frame (B, T) with IGNORED after the last."""
-        targets = [self.clips.target(draw.clip, self._view(epoch, draw)) for draw in draws]
+        """Those of ``clip`` of each: one (B, ...) a clip, or one a frame or token (B, T) with IGNORED after the last.
+
+        Of a clip with several captions it is one of them, another one in each epoch.
+        """
+        targets = [self._target(epoch, draw) for draw in draws]
         if self.clips.per_frame:
             of_frames = zip(cast("list[tuple[int, ...]]", targets), draws, strict=True)
             targets = [augment_frames(one, self.augmentation, seed=self._stored_seed(epoch, draw)) for one, draw in of_frames]
         return stack_targets(targets)
+
+    def _target(self, epoch: int, draw: Draw) -> ViewTarget:
+        target = self.clips.target(draw.clip, self._view(epoch, draw))
+        if not isinstance(target, References):
+            return target
+        turn, place = divmod(epoch - 1 + draw.repeat, len(target.tokens))  # all in turn, in an order that differs from clip to clip
+        order = np.random.default_rng(stable_seed(self.seed, "caption", turn, draw.clip)).permutation(len(target.tokens))
+        return target.tokens[int(order[place])]
 
     def _stored_seed(self, epoch: int, draw: Draw) -> int:
         return stable_seed(self.seed, "stored", epoch, *draw)
@@ -117,7 +130,13 @@ class Batches:
         inputs, lengths = pad([clip.array for clip in clips])
         gaps, _ = pad([clip.gaps for clip in clips])
         return Batch(
-            inputs=inputs, lengths=lengths, targets=targets[rows.start : rows.stop], gaps=gaps, offset=rows.start, total=len(draws)
+            inputs=inputs,
+            lengths=lengths,
+            targets=targets[rows.start : rows.stop],
+            gaps=gaps,
+            offset=rows.start,
+            total=len(draws),
+            clips=tuple(draws[row].clip for row in rows),
         )
 
     def _mixed(self, epoch: int, step: int, draws: Sequence[Draw], rows: range, targets: Tensor) -> tuple[list[Timed], Tensor]:
@@ -136,7 +155,7 @@ class Batches:
 
 
 def stack_targets(targets: Sequence[ViewTarget]) -> Tensor:
-    """Targets of clips: (B,), or (B, C) of labels, or (B, T) of frames with IGNORED after a clip's last."""
+    """Targets of clips: (B,), or (B, C) of labels, or (B, T) of frames or tokens with IGNORED after a clip's last."""
     if not isinstance(targets[0], tuple):
         return torch.tensor(targets)
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(one) for one in targets], batch_first=True, padding_value=IGNORED)

@@ -18,7 +18,8 @@ from torch import Tensor
 from reelscribe.pipeline.training.steps.losses import Loss
 
 if TYPE_CHECKING:
-    from reelscribe.models.recognizer import Recognizer, RecognizerState
+    from reelscribe.models.backbone import RecognizerState
+    from reelscribe.models.recognizer import Recognizer
     from reelscribe.pipeline.training.steps.batches import Timed
     from reelscribe.pipeline.training.tasks import Target
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ IGNORED = -100  # a target past the end of a clip
 
 class Loss(ABC):
     """What the loop needs to know of a task."""
+
+    teacher_forced: ClassVar[bool] = False  # the network is given the targets: each word is asked for after the true ones before it
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -92,6 +95,26 @@ class FrameLoss(Loss):
     def score(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The share of frames whose class is right."""
         targets = targets[:, : logits.shape[1]]
+        return (logits.argmax(dim=2) == targets).sum(dim=1) / (targets != IGNORED).sum(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionLoss(Loss):
+    """Cross-entropy of each token, mean over the tokens of the caption and its end; what is IGNORED does not count."""
+
+    teacher_forced = True
+
+    label_smoothing: float = 0.0
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits (B, L, C) against tokens (B, L) -> losses (B,)."""
+        losses = cross_entropy(
+            logits.float().transpose(1, 2), targets, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        return losses.sum(dim=1) / (targets != IGNORED).sum(dim=1)
+
+    def score(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The share of tokens that would have been said, each after the true ones before it."""
         return (logits.argmax(dim=2) == targets).sum(dim=1) / (targets != IGNORED).sum(dim=1)
 
 

@@ -13,12 +13,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from reelscribe.pipeline.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from reelscribe.models.recognizer import Recognizer
+    from reelscribe.models.backbone import Backbone
 
 FALLING = ("val_loss", "val_mae")  # figures that are better when lower
 
 
-def parameter_groups(model: Recognizer, config: TrainingConfig) -> list[dict[str, object]]:
+def parameter_groups(model: Backbone, config: TrainingConfig) -> list[dict[str, object]]:
     """Encoder and head at their own rates; weight decay only on matrices, not on biases and norms.
 
     Each stage of the encoder learns ``layer_decay`` times as fast as the one after it (arXiv 2003.10555, 2106.08254): the first ones hold

@@ -7,38 +7,28 @@ same chances, and whoever looks at frames without their order cannot do better t
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
-import shutil
 import struct
-import tempfile
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from reelscribe.pipeline.config import usable_cores
-from reelscribe.pipeline.errors import OutputConflictError
+from reelscribe.pipeline.drawing.folder import MANIFEST_FILE, NEW_FOLDER, TRUTH_FILE, draw_once, write_table
+from reelscribe.pipeline.drawing.shapes import SHAPES, Floats, cover, uneven_run
 from reelscribe.pipeline.video.types import Uint8Array
 
 PAIRS = (("right", "left"), ("down", "up"), ("grow", "shrink"), ("clockwise", "counter_clockwise"))
 CLASSES = tuple(label for pair in PAIRS for label in pair)
 HEIGHT, WIDTH = 96, 128
-MANIFEST_FILE = "manifest.csv"  # path, label, split of the labelled clips
-TRUTH_FILE = "truth.csv"  # path, label of the sound files in new/, to check labels against
-NEW_FOLDER = "new"
-_MARKER_FILE = "drawing.json"
 _DRAWING = 1  # counted up when other pictures come out of the same parameters
 
 Breakage = Literal["empty", "truncated", "text", "noise", "headers"]
 _BREAKAGES: tuple[Breakage, ...] = ("truncated", "empty", "text", "headers", "noise")
-_Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +54,7 @@ def draw_order_dataset(folder: Path, *, num_videos: int = 200, broken_share: flo
     if num_videos < len(CLASSES) or not 0 <= broken_share < 0.5:
         raise ValueError(f"{num_videos} videos, {broken_share:g} broken: expected {len(CLASSES)} or more, and a share from 0 up to 0.5")
     marker = {"drawing": _DRAWING, "num_videos": num_videos, "broken_share": broken_share, "seed": seed}
-    if not _is_drawn(folder, marker):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            _draw_all(draft, _plan(num_videos, broken_share, seed), seed)
-            (draft / _MARKER_FILE).write_text(json.dumps(marker) + "\n", encoding="utf-8")
-            draft.chmod(0o755)  # mkdtemp keeps others out
-            _put_in_place(draft, folder, marker)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    draw_once(folder, marker, lambda draft: _draw_all(draft, _plan(num_videos, broken_share, seed), seed))
     return folder / MANIFEST_FILE
 
 
@@ -85,21 +66,12 @@ def draw_clip(label: str, rng: np.random.Generator) -> tuple[Uint8Array, float]:
     pair = next(pair for pair in PAIRS if label in pair)
     frame_rate = float(rng.choice((12.0, 15.0, 24.0, 30.0)))
     num_frames = round(float(rng.uniform(1.5, 3.0)) * frame_rate)
-    x, y, radius = _motion(pair[0], _progress(num_frames, rng), rng)
+    x, y, radius = _motion(pair[0], uneven_run(num_frames, rng), rng)
     frames = _paint(x, y, radius, rng)
     return np.ascontiguousarray(frames[::-1] if label == pair[1] else frames), frame_rate
 
 
-def _progress(num_frames: int, rng: np.random.Generator) -> _Floats:
-    """How far the motion has come at each frame, from 0 to 1: a rest, an uneven run, a rest."""
-    rest_before, rest_after = rng.uniform(0.0, 0.15, size=2)
-    t = np.clip((np.linspace(0, 1, num_frames) - rest_before) / (1 - rest_before - rest_after), 0, 1)
-    swing, lean = rng.uniform(-0.7, 0.7), rng.uniform(-0.25, 0.25)
-    progress: _Floats = (t + swing * np.sin(2 * np.pi * t) / (2 * np.pi) + lean * t * (1 - t)).astype(np.float32)
-    return progress
-
-
-def _motion(kind: str, progress: _Floats, rng: np.random.Generator) -> tuple[_Floats, _Floats, _Floats]:
+def _motion(kind: str, progress: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
     """Middle of the shape (pixels) and its radius at each frame."""
     radius = np.full_like(progress, rng.uniform(9, 16))
     margin = float(radius[0]) + 1
@@ -121,14 +93,14 @@ def _motion(kind: str, progress: _Floats, rng: np.random.Generator) -> tuple[_Fl
     return x, y, radius
 
 
-def _stretch(progress: _Floats, side: int, margin: float, rng: np.random.Generator) -> _Floats:
+def _stretch(progress: Floats, side: int, margin: float, rng: np.random.Generator) -> Floats:
     """A way of more than half of a side, anywhere on it."""
     room = side - 2 * margin
     length = rng.uniform(0.55, 1.0) * room
     return (margin + rng.uniform(0, room - length) + length * progress).astype(np.float32)
 
 
-def _paint(x: _Floats, y: _Floats, radius: _Floats, rng: np.random.Generator) -> Uint8Array:
+def _paint(x: Floats, y: Floats, radius: Floats, rng: np.random.Generator) -> Uint8Array:
     """The moving shape over a still background with another, still shape, and camera noise: ``(T, H, W, 3)``."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     turn = rng.uniform(0, 2 * np.pi)
@@ -136,43 +108,21 @@ def _paint(x: _Floats, y: _Floats, radius: _Floats, rng: np.random.Generator) ->
     ramp = (ramp - ramp.min()) / np.ptp(ramp)
     ends = rng.uniform(40, 215, size=(2, 3)).astype(np.float32)
     ground = ends[0] + ramp[..., None] * (ends[1] - ends[0]) + rng.normal(0, 4, size=(HEIGHT, WIDTH, 1)).astype(np.float32)
-    still = _cover(str(rng.choice(_SHAPES)), columns - rng.uniform(0, WIDTH), rows - rng.uniform(0, HEIGHT), rng.uniform(4, 10), 0.0)
+    still = cover(str(rng.choice(SHAPES)), columns - rng.uniform(0, WIDTH), rows - rng.uniform(0, HEIGHT), rng.uniform(4, 10), 0.0)
     ground += still[..., None] * (rng.uniform(0, 255, size=3).astype(np.float32) - ground)
     dx, dy = columns - x[:, None, None], rows - y[:, None, None]
-    cover = _cover(str(rng.choice(_SHAPES)), dx, dy, radius[:, None, None], rng.uniform(0, np.pi / 2))
-    frames = ground + cover[..., None] * (_contrasting(ends, rng) - ground)
+    shape = cover(str(rng.choice(SHAPES)), dx, dy, radius[:, None, None], rng.uniform(0, np.pi / 2))
+    frames = ground + shape[..., None] * (_contrasting(ends, rng) - ground)
     noise = rng.integers(-4, 5, size=frames.shape, dtype=np.int8)
     pixels: Uint8Array = np.clip(frames + noise, 0, 255).astype(np.uint8)
     return pixels
 
 
-_SHAPES = ("disc", "square", "diamond", "cross", "ring")
-
-
-def _cover(shape: str, dx: _Floats, dy: _Floats, radius: _Floats | float, turn: float) -> _Floats:
-    """Share of each pixel that the shape covers, from its distance to the edge; ``dx`` and ``dy`` are offsets from its middle."""
-    u = np.abs(dx * math.cos(turn) + dy * math.sin(turn))
-    v = np.abs(dy * math.cos(turn) - dx * math.sin(turn))
-    match shape:
-        case "square":
-            distance = np.maximum(u, v) - 0.85 * radius
-        case "diamond":
-            distance = (u + 0.6 * v) / 1.17 - 0.9 * radius
-        case "cross":
-            distance = np.minimum(np.maximum(u - radius, v - 0.4 * radius), np.maximum(v - radius, u - 0.4 * radius))
-        case "ring":
-            distance = np.abs(np.hypot(u, v) - 0.72 * radius) - 0.28 * radius
-        case _:
-            distance = np.hypot(u, v) - radius
-    cover: _Floats = np.clip(0.5 - distance, 0, 1)
-    return cover
-
-
-def _contrasting(ground: _Floats, rng: np.random.Generator) -> _Floats:
+def _contrasting(ground: Floats, rng: np.random.Generator) -> Floats:
     """A colour that stands out from both ends of the background: the best of eight."""
     colours = rng.uniform(0, 255, size=(8, 3)).astype(np.float32)
     distance = np.linalg.norm(colours[:, None] - ground[None], axis=-1).min(axis=1)
-    best: _Floats = colours[int(distance.argmax())]
+    best: Floats = colours[int(distance.argmax())]
     return best
 
 
@@ -204,8 +154,8 @@ def _draw_all(folder: Path, items: list[_Item], seed: int) -> None:
         list(pool.map(lambda numbered: _draw_file(folder, numbered[1], np.random.default_rng([seed, numbered[0]])), enumerate(items)))
     labelled = [item for item in items if item.split != NEW_FOLDER]
     sound = [item for item in items if item.split == NEW_FOLDER and item.breakage is None]
-    _write_table(folder / MANIFEST_FILE, ("path", "label", "split"), labelled)
-    _write_table(folder / TRUTH_FILE, ("path", "label"), sound)
+    write_table(folder / MANIFEST_FILE, ("path", "label", "split"), map(asdict, labelled))
+    write_table(folder / TRUTH_FILE, ("path", "label"), map(asdict, sound))
 
 
 def _draw_file(folder: Path, item: _Item, rng: np.random.Generator) -> None:
@@ -238,33 +188,3 @@ def _container_without_streams() -> bytes:
 
 def _box(kind: bytes, payload: bytes) -> bytes:
     return struct.pack(">I", 8 + len(payload)) + kind + payload
-
-
-def _write_table(file: Path, columns: tuple[str, ...], items: Iterable[_Item]) -> None:
-    with file.open("w", encoding="utf-8", newline="") as text:
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(item) for item in items)
-
-
-def _is_drawn(folder: Path, marker: dict[str, float]) -> bool:
-    """Whether ``folder`` holds this very data set. Raises OutputConflictError where it holds another, or anything else."""
-    try:
-        found = json.loads((folder / _MARKER_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if found == marker:
-        return True
-    if found is not None or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        what = f"a data set drawn otherwise ({json.dumps(found)}, wanted {json.dumps(marker)})" if found else "something else"
-        raise OutputConflictError(f"{folder} holds {what}; remove it, or choose another folder")
-    return False
-
-
-def _put_in_place(draft: Path, folder: Path, marker: dict[str, float]) -> None:
-    """Rename the finished draft; somebody else may have done the same meanwhile."""
-    try:
-        draft.rename(folder)
-    except OSError:
-        if not _is_drawn(folder, marker):
-            raise

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from reelscribe.pipeline.drawing import CLASSES, PAIRS, draw_clip, draw_order_dataset
+from reelscribe.pipeline.drawing.order import CLASSES, PAIRS, draw_clip, draw_order_dataset
 from reelscribe.pipeline.errors import OutputConflictError, VideoError
 from reelscribe.pipeline.manifest import list_videos, read_manifest
 from reelscribe.pipeline.video.containers.probe import probe

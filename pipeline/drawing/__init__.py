@@ -1,0 +1,1 @@
+"""Data sets of drawn videos, whose truth is known."""
