@@ -11,6 +11,7 @@ core alone, with MLflow and a model to keep: `reelscribe train configs/order.yam
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,14 +67,18 @@ def main(folder: Path, videos: int, cores: Sequence[str], seeds: Sequence[int]) 
     print(f"{machine('torch')}; {len(data.train)} training clips, {len(data.val)} validation clips\n")
     print("| core | top-1 | seed by seed | pair right | parameters after the encoder |")
     print("|---|---|---|---|---|")
-    for core in cores:
-        found = [train(load(manifest, core, seed), data) for seed in seeds]
+    trained: dict[str, list[tuple[float, float]]] = {core: [] for core in cores}
+    with progress("training") as advance:
+        for done, (seed, core) in enumerate(itertools.product(seeds, cores), start=1):
+            trained[core].append(train(load(manifest, core, seed), data))
+            advance(done, len(seeds) * len(cores), f"{core}, seed {seed}: top-1 {trained[core][-1][0]:.3f}")
+    for core, found in trained.items():
         right = [share for share, _ in found]
         spread = f" ± {statistics.stdev(right):.3f}" if len(right) > 1 else ""
         every, pairs = " ".join(f"{share:.3f}" for share in right), statistics.mean(share for _, share in found)
         model = untrained(load(manifest, core), data.labels)
         size = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in model.encoder.parameters())
-        print(f"| {core} | {statistics.mean(right):.3f}{spread} | {every} | {pairs:.3f} | {size} |", flush=True)
+        print(f"| {core} | {statistics.mean(right):.3f}{spread} | {every} | {pairs:.3f} | {size} |")
 
 
 if __name__ == "__main__":
