@@ -52,18 +52,33 @@ DEFAULT_OUTPUT = "runs"  # as in config.Config
 
 @app.command(epilog="Example: reelscribe train configs/gestures.yaml data.manifest=labels.csv model.recurrent=lstm")
 def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a config that comes with the package.")],
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a config that comes with the package.")] = "",
     overrides: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. training.epochs=20")] = None,  # noqa: UP045
+    resume: Annotated[str, typer.Option(metavar="RUN", help="Go on with a run that was stopped, with its config.")] = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, even if the same command was stopped before.")] = False,
     folds: Annotated[int, typer.Option(help="Hold out each of so many folds in turn, as data.folds; registers nothing.")] = 0,
     seeds: Seeds = "",
     json: Json = False,
 ) -> None:
     """Train a recognizer, evaluate it, track the run and register the model.
 
-    With --folds or --seeds the recipe is judged instead: trained several times, with the mean and the spread of what it gives.
+    The same command goes on where it was stopped. With --folds or --seeds the recipe is judged instead: trained several times, with the
+    mean and the spread of what it gives.
     """
     from reelscribe.pipeline import console, show, show_repeats
     from reelscribe.pipeline.config_files import load_config
+
+    if resume:
+        if folds or seeds or fresh:
+            raise UsageError("--resume goes on with one run as it began: leave --folds, --seeds and --fresh out")
+        from reelscribe.pipeline.training.job import run_training
+        from reelscribe.pipeline.training.resumption import resumed_config
+
+        settings = resumed_config(resume, [config, *(overrides or [])] if config else [])
+        show.training(run_training(settings, progress=console.progress, resume=resume), as_json=json)
+        return
+    if not config:
+        raise UsageError("give a config, e.g. reelscribe train gestures data.manifest=labels.csv, or --resume RUN")
 
     settings = load_config(config, [*(overrides or []), *([f"data.folds={folds}"] if folds else [])])  # before what takes seconds to import
     if seeds or (settings.data.folds and not settings.data.fold):
@@ -74,7 +89,7 @@ def train(
         return
     from reelscribe.pipeline.training.job import run_training
 
-    show.training(run_training(settings, progress=console.progress), as_json=json)
+    show.training(run_training(settings, progress=console.progress, fresh=fresh), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe compare gestures data.manifest=labels.csv model.recurrent=rnn_tanh,lstm,gru --seeds 0,1,2")

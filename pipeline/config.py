@@ -130,6 +130,17 @@ class ModelConfig(_Section):
     dropout: float = Field(default=0.3, ge=0, lt=1)
 
 
+class CheckpointConfig(_Section):
+    """What a training that was stopped goes on from."""
+
+    every_epochs: int = Field(default=1, ge=0, description="epochs between two checkpoints; 0 leaves none at the end of epochs")
+    every_steps: int = Field(default=0, ge=0, description="optimizer steps between two, inside epochs too; 0 leaves none inside")
+    keep: int = Field(default=2, ge=1, description="newest ones that are kept; the one of the best epoch is kept beside them")
+    folder: str = Field(
+        default="", description="a folder that all workers reach, or s3://bucket/prefix; empty is the run's own folder in the output folder"
+    )
+
+
 class TrainingConfig(_Section):
     """The loop and where it runs."""
 
@@ -165,8 +176,12 @@ class TrainingConfig(_Section):
     )
     patience: int = Field(default=0, ge=0, description="epochs without a better monitored figure before stopping; 0 never stops early")
     gradient_health_every: int = Field(default=0, ge=0, description="epochs between two looks at the gradients; 0 never looks")
+    checkpoint: CheckpointConfig = CheckpointConfig()
     workers: int = Field(default=1, ge=1, description="more than one trains on Ray")
     gpus_per_worker: float = Field(default=0.0, ge=0, description="on Ray")
+    max_restarts: int = Field(
+        default=10, ge=0, description="times that Ray starts all workers again, from the newest checkpoint, as one died"
+    )
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="of one worker without Ray: auto, cpu, cuda or cuda:N"
     )
@@ -270,6 +285,14 @@ class Config(_Section):
     decode: DecodeConfig = DecodeConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides the numbers of a training and the name of the result, not where it runs and what it keeps."""
+        placement = {"workers", "gpus_per_worker", "max_restarts", "device", "checkpoint"}
+        return self.model_dump(
+            mode="json", exclude={"output": True, "tracking": True, "cluster": True, "decode": True, "training": placement}
+        )
 
     def to_yaml(self) -> str:
         """The whole config, as ``load_config`` reads it again."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import statistics
 import tempfile
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,20 @@ from reelscribe.pipeline.tracking.registry import ModelVersion, register_model
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.tracking.uri import tracking_uri
 from reelscribe.pipeline.training.card import model_card
+from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import Failure, TrainingData, prepare
-from reelscribe.pipeline.training.loop import Trained, Trainer
+from reelscribe.pipeline.training.loop import Trainer
+from reelscribe.pipeline.training.progress import Trained
 from reelscribe.pipeline.training.ray_launch import train_on_ray
 from reelscribe.pipeline.training.recipes.leaks import Leak, find_leaks
 from reelscribe.pipeline.training.recipes.splits import Splits, split_rows
+from reelscribe.pipeline.training.resumption import CONFIG_FILE, Launch, checkpoints_of, ended, held, require_checkpoint
 from reelscribe.pipeline.training.scores.calibration import fit_confidence, fit_temperature, precision_threshold, reliability
 from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate, read_anew
 from reelscribe.pipeline.training.scores.metrics import ClassificationScores, by_label
 from reelscribe.pipeline.training.steps.gradients import GradientHealth
 from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
-
-CONFIG_FILE = "config.yaml"  # an artifact of the run: `reelscribe train` takes it again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +71,16 @@ def run_training(
     parent_run_id: str | None = None,
     cache: FeatureCache | None = None,
     leaks: tuple[Leak, ...] | None = None,
+    resume: str = "",
+    fresh: bool = False,
 ) -> TrainingResult:
     """Train, evaluate, track and register. ``progress(what)`` opens a progress line; see console.progress.
 
-    A series of trainings gives each the id of its own run, one cache, and the leaks that it found among the same clips. Raises UsageError
-    before training starts if the config, the data, the network, the device, the output folder or the tracking server is not usable, and if
-    held-out clips leak into training.
+    A series of trainings gives each the id of its own run, one cache, and the leaks that it found among the same clips. The run ``resume``
+    is gone on with; without it the newest that was stopped of the same recipe on the same data, unless ``fresh`` or in a series.
+
+    Raises UsageError before training starts if the config, the data, the network, the device, the output folder or the tracking server
+    is not usable, if held-out clips leak into training, and if the checkpoint is of another training.
     """
     output = Path(config.output).absolute()
     uri = tracking_uri(config.tracking.uri, config.output)
@@ -85,10 +90,18 @@ def run_training(
     model = model.to(pick_device(config.training.device)).eval()
     check_writable(output)
     cache = cache or FeatureCache(output / "cache")
-    tracking, data_digest = config.tracking, table_digest(table)
-    with RunTracker(uri=uri, experiment=tracking.experiment, run_name=config.name, seed=config.seed, parent_run_id=parent_run_id) as run:
-        log_recipe(run, config, data_digest, table.num_rows)
-        folder = output / config.name / run.run_id
+    data_digest = table_digest(table)
+    launch = Launch.of(config, data_digest, uri)
+    if run_id := resume or ("" if fresh or parent_run_id else launch.interrupted(output / config.name, config)):
+        found = require_checkpoint(config, output / config.name / run_id)
+        note(f"going on with run {run_id} in epoch {found.epoch}, after step {found.step}" + ("" if resume else " (--fresh starts anew)"))
+    tracking = config.tracking
+    run = RunTracker(
+        uri=uri, experiment=tracking.experiment, run_name=config.name, seed=config.seed, parent_run_id=parent_run_id, run_id=run_id
+    )
+    with run, held(folder := output / config.name / run.run_id):
+        if not run_id:
+            log_recipe(run, config, data_digest, table.num_rows)
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
             if leaks is None:
                 with progress("looking for leaks") as advance:
@@ -97,11 +110,16 @@ def run_training(
                 run.set_tags({"reelscribe.leaks": f"{len(leaks)}: " + "; ".join(str(leak) for leak in leaks)})
             with progress("decoding and encoding") as advance:
                 data = prepare(splits, config, model, pool=pool, cache=cache, progress=advance)
-            trained, epoch_s = _fit(config, data, folder, run, progress)
+            checkpoints = None if parent_run_id else checkpoints_of(config, folder, data.digest)
+            if checkpoints:
+                _ready(checkpoints, resumed=bool(run_id))
+                launch.begin(folder)
+            trained, epoch_s = _fit(config, data, folder, run, progress, checkpoints)
             raw = _evaluate(config, splits, data, trained, folder / "model", pool, progress)
         bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", data_digest)
         _log_results(run, folder, trained, bundle, raw, evaluation, data)
         version = _register(config, bundle, run.run_id, uri)
+        ended(folder)
     alias_kept = config.tracking.alias if version and config.tracking.alias not in version.aliases else ""
     return TrainingResult(
         bundle=bundle,
@@ -143,32 +161,47 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"the output folder {folder} cannot be written: {error.strerror}; choose another by output=FOLDER") from error
 
 
-def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: OpenProgress) -> tuple[Trained, float]:
+def _ready(checkpoints: Checkpoints, *, resumed: bool) -> None:
+    """Before a training that may take hours: its checkpoints can be written, and those that are there are its own."""
+    checkpoints.check_writable()
+    found = checkpoints.newest() if resumed else None
+    if found:
+        checkpoints.require_same(found)
+
+
+def _fit(
+    config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: OpenProgress, checkpoints: Checkpoints | None
+) -> tuple[Trained, float]:
     """Run the loop, in this process or on Ray; every epoch is tracked and leaves a checkpoint that can be used as a model.
 
-    Returns also the median seconds of an epoch.
+    An epoch that was tracked before its process died is not tracked again. Returns also the median seconds of an epoch.
     """
     told: set[str] = set()  # a warning comes once, however often it is true
     figure = TASKS[config.task].figure
-    ended, seconds = time.perf_counter(), list[float]()
+    seconds = list[float]()
+    tracked = run.last_step("train_loss")
     with progress("training") as advance:
 
         def on_epoch(trained: Trained) -> None:
-            nonlocal ended
-            seconds.append(time.perf_counter() - ended)
+            nonlocal tracked
             metrics = trained.history[-1]
             epoch = int(metrics["epoch"])
-            run.log_metrics({name: value for name, value in metrics.items() if name != "epoch"} | {"epoch_s": seconds[-1]}, step=epoch)
+            for past in trained.history[tracked:]:
+                run.log_metrics({name: value for name, value in past.items() if name != "epoch"}, step=int(past["epoch"]))
+            if trained.speed:
+                seconds.append(trained.speed.seconds)
+                if epoch > tracked:
+                    run.log_metrics(trained.speed.metrics, step=epoch)
             save_bundle(
                 folder / "checkpoint", spec=_spec(config, data), state=trained.state, card=f"Epoch {trained.epoch} of {config.name}.\n"
             )
-            if trained.health:
+            if trained.health and epoch > tracked:
                 _log_gradients(trained.health, epoch, folder, run, told)
+            tracked = max(tracked, epoch)
             advance(epoch, config.training.epochs, f"loss {metrics['train_loss']:.3f}, validation {figure} {metrics[f'val_{figure}']:.3f}")
-            ended = time.perf_counter()
 
         if config.training.workers > 1 or config.cluster.address:
-            trained = train_on_ray(config, data, folder=folder, on_epoch=on_epoch)
+            trained = train_on_ray(config, data, folder=folder, on_epoch=on_epoch, checkpoints=checkpoints)
         else:
             trainer = Trainer(
                 untrained(config, data.labels),
@@ -179,9 +212,10 @@ def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, prog
                 augmentation=config.augmentation,
                 caption=config.caption,
                 folder=folder,
+                checkpoints=checkpoints,
             )
             trained = trainer.fit(on_epoch)
-    return trained, statistics.median(seconds)
+    return trained, statistics.median(seconds or [math.nan])  # no epoch was left where only the end of a training was missing
 
 
 def _log_gradients(health: GradientHealth, epoch: int, folder: Path, run: RunTracker, told: set[str]) -> None:
