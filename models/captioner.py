@@ -30,7 +30,7 @@ class Captioner(Backbone):
         *,
         num_tokens: int,
         decoder: str = "gru",
-        attention: str = "additive",
+        attention: str = "dot",
         attend_space: bool = True,
         embedding_size: int = 128,
         coverage: bool = False,

@@ -1,7 +1,8 @@
-"""A recurrent decoder that looks at the frames before each word (arXiv 1409.0473, 1502.08029).
+"""A recurrent decoder that looks at the frames before it says a word (attention after the recurrence, arXiv 1508.04025).
 
-At each step the decoder's state asks which moments matter now and, where the grid is kept, which cells of these moments; what it finds
-and the word before are its input. The word scores come from the table of embeddings itself (tied, arXiv 1608.05859).
+The decoder's state after the words so far asks which moments matter now and, where the grid is kept, which cells of these moments; the
+state and what it finds give the word. As what was found does not feed the recurrence, all words of a caption are learnt at once. The word
+scores come from the table of embeddings itself (tied, arXiv 1608.05859).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SPECIAL_TOKENS = 3
 
 DecoderState = tuple[Tensor, ...]  # hidden state, of an lstm its cell, and with coverage the attention paid so far (B, T)
 
-DECODERS: dict[str, type[nn.GRUCell | nn.LSTMCell]] = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
+DECODERS: dict[str, type[nn.GRU | nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class Memory(NamedTuple):
@@ -47,10 +48,10 @@ class AdditiveAttention(nn.Module):
         self.query = nn.Linear(size, size, bias=False)
         self.score = nn.Linear(size, 1, bias=False)
 
-    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """(B, size), (B, M, size) -> scores (B, M)."""
-        scores: Tensor = self.score(torch.tanh(self.query(query)[:, None] + keys)).squeeze(2)
-        return scores
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """(B, L, size), (B, M, size) -> scores (B, L, M); query by query, as all together would take L times the memory."""
+        asked: Tensor = self.query(queries)
+        return torch.stack([self.score(torch.tanh(one[:, None] + keys)).squeeze(2) for one in asked.unbind(1)], 1)
 
 
 class DotAttention(nn.Module):
@@ -60,10 +61,10 @@ class DotAttention(nn.Module):
         super().__init__()
         self.query = nn.Linear(size, size, bias=False)
 
-    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """(B, size), (B, M, size) -> scores (B, M)."""
-        asked: Tensor = self.query(query)
-        return (keys @ asked[:, :, None]).squeeze(2) / math.sqrt(keys.shape[2])
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """(B, L, size), (B, M, size) -> scores (B, L, M)."""
+        asked: Tensor = self.query(queries)
+        return asked @ keys.transpose(1, 2) / math.sqrt(keys.shape[2])
 
 
 ATTENTIONS: dict[str, type[AdditiveAttention | DotAttention]] = {"additive": AdditiveAttention, "dot": DotAttention}
@@ -106,7 +107,7 @@ class AttendingDecoder(nn.Module):
             seen += hidden_size
         self.sees_cells = cell_channels is not None
         self.coverage = nn.Parameter(torch.zeros(())) if coverage else None
-        self.cell = DECODERS[cell](embedding_size + seen, hidden_size)
+        self.recurrent = DECODERS[cell](embedding_size, hidden_size, batch_first=True)
         self.dropout = SequenceDropout(dropout)
         self.output = nn.Linear(hidden_size + seen, embedding_size)
         self.bias = nn.Parameter(torch.zeros(num_tokens))
@@ -122,49 +123,55 @@ class AttendingDecoder(nn.Module):
 
     def first_state(self, memory: Memory) -> DecoderState:
         """The state before the first word."""
-        cell = (torch.zeros_like(memory.start),) if isinstance(self.cell, nn.LSTMCell) else ()
+        cell = (torch.zeros_like(memory.start),) if isinstance(self.recurrent, nn.LSTM) else ()
         covered = (memory.counts.new_zeros(memory.counts.shape, dtype=memory.start.dtype),) if self.coverage is not None else ()
         return (memory.start, *cell, *covered)
 
     def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState, Tensor]:
         """The words before (B,) -> scores (B, num_tokens), the state after, and where it looked: (B, T), or (B, T, S)."""
-        found, state, looked = self._read(self.embedding(tokens), state, memory)
-        return self._scores(found), state, looked
+        found, state, looked = self._read(self.embedding(tokens[:, None]), state, memory)
+        return self._scores(found)[:, 0], state, looked[:, 0]
 
     def forward(self, tokens: Tensor, memory: Memory, own: Tensor | None = None) -> Tensor:
         """The words before each word (B, L) -> scores of the words (B, L, num_tokens).
 
-        Where ``own`` (B, L) is true, the decoder is given what it would have said itself (scheduled sampling, arXiv 1506.03099).
+        Where ``own`` (B, L) is true, the decoder is given what it would say after the true words (scheduled sampling, arXiv 1506.03099, in
+        two passes as in arXiv 1906.07651).
         """
-        state = self.first_state(memory)
-        mask = self.dropout(self.embedding.weight.new_ones(len(tokens), self.embedding.embedding_dim))
-        before, found = tokens[:, 0], list[Tensor]()
-        for i in range(tokens.shape[1]):
-            if own is not None and i:
-                before = torch.where(own[:, i], self._scores(found[-1]).argmax(dim=1), tokens[:, i])
-            elif i:
-                before = tokens[:, i]
-            here, state, _ = self._read(self.embedding(before) * mask, state, memory)
-            found.append(here)
-        return self._scores(self.dropout(torch.stack(found, 1)))
+        if own is not None:
+            with torch.no_grad():
+                said = self._hear(tokens, memory).argmax(dim=2)
+            tokens = torch.cat((tokens[:, :1], torch.where(own[:, 1:], said[:, :-1], tokens[:, 1:])), 1)
+        return self._hear(tokens, memory)
+
+    def _hear(self, tokens: Tensor, memory: Memory) -> Tensor:
+        found, _, _ = self._read(self.dropout(self.embedding(tokens)), self.first_state(memory), memory)
+        return self._scores(self.dropout(found))
 
     def _read(self, embedded: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState, Tensor]:
-        """One step up to the word scores: (B, hidden + seen), the state after, and where it looked."""
-        scores = self.moment_attention(state[0], memory.moment_keys)
-        if self.coverage is not None:
-            scores = scores + self.coverage * state[-1]
-        weights = scores.masked_fill(~memory.counts, float("-inf")).softmax(dim=1)  # (B, T)
-        seen, looked = (weights[:, None] @ memory.moments)[:, 0], weights
+        """Words (B, L, embedding) up to the word scores: (B, L, hidden + seen), the state after, and where it looked (B, L, ...)."""
+        parts = 2 if isinstance(self.recurrent, nn.LSTM) else 1
+        before = tuple(part[None].contiguous() for part in state[:parts])  # (1, B, hidden)
+        asked, after = self.recurrent(embedded, before if parts == 2 else before[0])
+        carried = tuple(part[0] for part in after) if parts == 2 else (after[0],)
+        weights, covered = self._moments(asked, state, memory)
+        seen, looked = weights @ memory.moments, weights
         if memory.cells is not None and memory.cell_keys is not None:
-            inside = self.cell_attention(state[0], memory.cell_keys.flatten(1, 2)).view(memory.cells.shape[:3]).softmax(dim=2)
-            looked = weights[:, :, None] * inside  # (B, T, S)
-            seen = torch.cat((seen, (looked.flatten(1)[:, None] @ memory.cells.flatten(1, 2))[:, 0]), 1)
-        given = torch.cat((embedded, seen), 1)
-        after: DecoderState = (
-            self.cell(given, (state[0], state[1])) if isinstance(self.cell, nn.LSTMCell) else (self.cell(given, state[0]),)
-        )
-        covered = () if self.coverage is None else (state[-1] + weights,)
-        return torch.cat((after[0], seen), 1), (*after, *covered), looked
+            inside = self.cell_attention(asked, memory.cell_keys.flatten(1, 2)).unflatten(2, memory.cells.shape[1:3]).softmax(dim=3)
+            looked = weights[..., None] * inside  # (B, L, T, S)
+            seen = torch.cat((seen, looked.flatten(2) @ memory.cells.flatten(1, 2)), 2)
+        return torch.cat((asked, seen), 2), (*carried, *covered), looked
+
+    def _moments(self, asked: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
+        """States (B, L, hidden) -> the weight of each moment (B, L, T), and with coverage the attention paid so far."""
+        scores = self.moment_attention(asked, memory.moment_keys).masked_fill(~memory.counts[:, None], float("-inf"))
+        if self.coverage is None:
+            return scores.softmax(dim=2), ()
+        covered, weights = state[-1], list[Tensor]()
+        for one in scores.unbind(1):
+            weights.append((one + self.coverage * covered).softmax(dim=1))
+            covered = covered + weights[-1]
+        return torch.stack(weights, 1), (covered,)
 
     def _scores(self, found: Tensor) -> Tensor:
         """(..., hidden + seen) -> (..., num_tokens)."""

@@ -21,7 +21,7 @@ class CaptionConfig(BaseModel):
     bpe_size: int = Field(default=2000, ge=100, description="pieces at most")
     # network
     decoder: Literal["gru", "lstm"] = "gru"
-    attention: Literal["additive", "dot"] = "additive"
+    attention: Literal["additive", "dot"] = "dot"
     attend_space: bool = Field(default=True, description="look at cells of the grid too, not at moments alone")
     embedding_size: int = Field(default=128, ge=1)
     coverage: bool = Field(default=False, description="what was looked at already weighs in where to look next")

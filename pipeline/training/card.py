@@ -16,7 +16,8 @@ _LIMITS: dict[Task, str] = {
     "multi_label": "- A label is given from a probability of 0.5 on; the probabilities are not calibrated.",
     "value": "- The model gives a number to every video, also to one that it means nothing for, and says nothing of how sure it is.",
     "dense": "- The confidence of a segment is not calibrated.",
-    "caption": "- The model says a sentence of every video, in the words of its training captions and no others: use the confidence.",
+    "caption": "- The model says a sentence of every video, in the words of its training captions and no others. Its confidence is the\n"
+    "  probability, fitted on the validation clips, that a person wrote just this sentence.",
 }
 
 
@@ -33,6 +34,7 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
         f"- encoder `{network.encoder}` cut at stride {network.stride}, "
         + ("frozen" if not network.trainable_stages else f"last {network.trainable_stages} stages trained"),
         f"- recurrent core `{network.recurrent}`, {network.layers} layer(s) of {network.hidden_size}, readout `{network.readout}`",
+        *_decoder(spec),
         f"- frames: `{spec.sampling.model_dump_json()}` at {spec.transform.height} x {spec.transform.width} ({spec.transform.fit})",
         "",
         "## Data",
@@ -66,6 +68,14 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
         "",
     ]
     return "\n".join(lines)
+
+
+def _decoder(spec: BundleSpec) -> list[str]:
+    if spec.task != "caption":
+        return []
+    caption = spec.caption
+    where = "moments and cells of the grid" if caption.attend_space else "moments"
+    return [f"- decoder `{caption.decoder}` with {caption.attention} attention to {where}; beam of {caption.beam}"]
 
 
 def _what_it_does(spec: BundleSpec) -> str:

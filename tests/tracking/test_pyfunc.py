@@ -19,15 +19,16 @@ from mlflow.models import Model
 from mlflow_server import free_port
 
 from conftest import tiny_spec
-from reelscribe.pipeline.bundle import ModelBundle, new_recognizer, num_outputs, save_bundle
+from reelscribe.pipeline.bundle import ModelBundle, new_captioner, new_recognizer, num_outputs, save_bundle
 from reelscribe.pipeline.config import Task
-from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Predictor, ValuePrediction
+from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, Predictor, ValuePrediction
 from reelscribe.pipeline.tracking.connection import quiet
 from reelscribe.pipeline.tracking.pyfunc import VideoLabeller, columns, input_example, signature
 from reelscribe.pipeline.tracking.registry import fetch_model, register_model
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.video.clip import read_clip
 from reelscribe.pipeline.video.writer import write_video
+from reelscribe.pipeline.vocabulary import SPECIAL
 
 
 @pytest.fixture(scope="session")
@@ -97,17 +98,26 @@ def test_the_model_says_what_goes_in_and_out(registered: str) -> None:
     assert example == {"columns": list(input_example().columns), "data": input_example().to_numpy().tolist()}
 
 
-@pytest.mark.parametrize(("task", "labels"), [("multi_label", ("rennen", "üben")), ("value", ()), ("dense", ("background", "üben"))])
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [("multi_label", ("rennen", "üben")), ("value", ()), ("dense", ("background", "üben")), ("caption", (*SPECIAL, "rennen", "üben"))],
+)
 def test_other_tasks_answer_as_the_predictor_does(task: Task, labels: tuple[str, ...], videos: list[str], tmp_path: Path) -> None:
     spec = tiny_spec(task=task, labels=labels)
-    model = new_recognizer(spec.model, spec.transform, num_classes=num_outputs(labels), per_frame=task == "dense")
-    bundle = save_bundle(tmp_path / "model", spec=spec, state=model.state_dict(), card="")
+    if task == "caption":
+        state = new_captioner(spec.model, spec.transform, spec.caption, num_tokens=len(labels)).state_dict()
+    else:
+        state = new_recognizer(spec.model, spec.transform, num_classes=num_outputs(labels), per_frame=task == "dense").state_dict()
+    bundle = save_bundle(tmp_path / "model", spec=spec, state=state, card="")
     (said,) = Predictor(bundle)([read_clip(bundle.request(videos[0]))])
     answer = VideoLabeller(bundle).predict(pd.DataFrame({"uri": videos[:2]}))
     assert tuple(answer.columns) == columns(task) == tuple(signature(task).outputs.input_names())
     assert answer["failure"].tolist() == [None, "not_a_video"]
     whole = answer.iloc[0]
     match said:
+        case CaptionPrediction():
+            assert (whole["label"], whole["confidence"]) == (said.label, said.confidence)
+            assert json.loads(whole["top_k"]) == [list(pair) for pair in said.top_k]
         case LabelsPrediction():
             assert json.loads(whole["labels"]) == list(said.labels)
             assert json.loads(whole["top_k"]) == [list(pair) for pair in said.top_k]
