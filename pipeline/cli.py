@@ -25,6 +25,8 @@ registry = typer.Typer(no_args_is_help=True, help="Ask the model registry, and m
 app.add_typer(registry, name="registry")
 job = typer.Typer(no_args_is_help=True, help="Look at labelling jobs.")
 app.add_typer(job, name="job")
+submitted = typer.Typer(no_args_is_help=True, help="Commands that were submitted to a Ray cluster.")
+app.add_typer(submitted, name="submitted")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a model folder.")]
@@ -46,6 +48,8 @@ WindowsText = Annotated[
     str, typer.Option("--windows", metavar="LENGTH[/STEP]", help="Label windows of a long video: 10s, or 10s/5s for one every 5 s.")
 ]
 Seeds = Annotated[str, typer.Option(help="Train with each of these seeds, e.g. 0,1,2; registers nothing.")]
+Cluster = Annotated[str, typer.Option(help="Jobs API of the cluster; default RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="What submit said.")]
 Why = Annotated[str, typer.Option(help="A word on the reason, kept in the history.")]
 DEFAULT_OUTPUT = "runs"  # as in config.Config
 
@@ -92,6 +96,25 @@ def train(
     show.training(run_training(settings, progress=console.progress, fresh=fresh), as_json=json)
 
 
+@app.command(epilog="Example: reelscribe tune gestures data.manifest=labels.csv search.trials=30")
+def tune(
+    config: Annotated[str, typer.Argument(help="A YAML file with a search.space, or the name of a config that comes with the package.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. search.trials=30")] = None,  # noqa: UP045
+    json: Json = False,
+) -> None:
+    """Search for better settings on Ray Tune, then train the best to the end and register it.
+
+    Trials are child runs of one. The same command goes on where it was stopped.
+    """
+    from reelscribe.pipeline import console, show_repeats
+    from reelscribe.pipeline.config_files import load_config
+
+    settings = load_config(config, overrides)
+    from reelscribe.pipeline.training.tune_launch import run_search
+
+    show_repeats.search(run_search(settings, progress=console.progress), as_json=json)
+
+
 @app.command(epilog="Example: reelscribe compare gestures data.manifest=labels.csv model.recurrent=rnn_tanh,lstm,gru --seeds 0,1,2")
 def compare(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a config that comes with the package.")],
@@ -112,6 +135,44 @@ def compare(
     from reelscribe.pipeline.training.recipes.comparison import run_comparison
 
     show_repeats.recipes(run_comparison(variants, wanted, progress=console.progress), as_json=json)
+
+
+@app.command(epilog="Example: reelscribe submit -- train gestures data.manifest=/videos/labels.csv training.workers=4")
+def submit(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="-- VERB ...", help="Any command of reelscribe; paths are those of the cluster.")
+    ],
+    address: Cluster = "",
+    json: Json = False,
+) -> None:
+    """Run a command on a Ray cluster, and return at once."""
+    from reelscribe.pipeline import jobs, show
+
+    show.job(jobs.submit(arguments, address=address), as_json=json)
+
+
+@submitted.command("status", epilog="Example: reelscribe submitted status raysubmit_LTxb")
+def status_(job_id: JobId, address: Cluster = "", json: Json = False) -> None:
+    """How a submitted command is."""
+    from reelscribe.pipeline import jobs, show
+
+    show.job(jobs.find(job_id, address=address), as_json=json)
+
+
+@submitted.command("logs", epilog="Example: reelscribe submitted logs raysubmit_LTxb")
+def logs_(job_id: JobId, address: Cluster = "") -> None:
+    """What a submitted command has written so far."""
+    from reelscribe.pipeline import console, jobs
+
+    console.say(jobs.logs(job_id, address=address))
+
+
+@submitted.command("stop", epilog="Example: reelscribe submitted stop raysubmit_LTxb")
+def stop_(job_id: JobId, address: Cluster = "", json: Json = False) -> None:
+    """Ask a submitted command to stop; a training leaves a checkpoint first."""
+    from reelscribe.pipeline import jobs, show
+
+    show.job(jobs.stop(job_id, address=address), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe evaluate models:/gestures@champion labels.csv --split val")
@@ -267,7 +328,7 @@ def relabel(
 
 
 @job.command("status", epilog="Example: reelscribe job status labels/")
-def status_(
+def job_status_(
     out: Annotated[str, typer.Argument(help="The --out of a labelling job.")],
     json: Json = False,
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from reelscribe.pipeline.errors import ConfigError
+from reelscribe.pipeline.errors import ConfigError, StoppedError
 from reelscribe.pipeline.tracking.connection import connect, model_errors, tracking_errors
 from reelscribe.pipeline.tracking.provenance import environment_lock, run_tags
 from reelscribe.pipeline.tracking.uri import artifact_location
@@ -116,6 +116,14 @@ class RunTracker:
             for start in range(0, len(rows), _METRICS_PER_REQUEST):
                 self.client.log_batch(self.run_id, metrics=rows[start : start + _METRICS_PER_REQUEST])
 
+    def end_children(self) -> None:
+        """Mark child runs whose process was ended, and so could not say it itself, as KILLED."""
+        with tracking_errors(self.uri):
+            experiment_id = self.client.get_run(self.run_id).info.experiment_id
+            condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' and attributes.status = 'RUNNING'"
+            for run in self.client.search_runs([experiment_id], condition, max_results=1000):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
     def last_step(self, metric: str) -> int:
         """The largest step at which this metric was logged, 0 where it never was."""
         with tracking_errors(self.uri):
@@ -208,7 +216,7 @@ def _status_of(error: BaseException | None) -> Literal["FINISHED", "FAILED", "KI
     match error:
         case None | SystemExit(code=0 | None):
             return "FINISHED"
-        case KeyboardInterrupt() | GeneratorExit():
+        case KeyboardInterrupt() | GeneratorExit() | StoppedError():
             return "KILLED"
         case _:
             return "FAILED"

@@ -6,7 +6,6 @@ slice of every global batch, and gradients are averaged so that the step equals 
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
-from reelscribe.pipeline.errors import OutputConflictError, UsageError
+from reelscribe.pipeline.errors import OutputConflictError, StoppedError, UsageError
 from reelscribe.pipeline.predictor import frame_gaps
 from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
@@ -31,6 +30,7 @@ from reelscribe.pipeline.training.steps.optimization import Schedule, averaged, 
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes
 from reelscribe.pipeline.training.steps.self_critical import SelfCritic
 from reelscribe.pipeline.training.steps.validation import CaptionValidation, LogitsValidation, Validation
+from reelscribe.pipeline.training.stopping import STOP_FILE
 from reelscribe.pipeline.training.tasks import TASKS, References
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ class Trainer:
     """Trains one network on prepared clips.
 
     ``wrap`` turns the network into a data-parallel one on a cluster (Ray Train's ``prepare_model``); in one process it is left out.
-    ``folder`` is for what a person should look at when training cannot go on. With ``checkpoints`` it goes on from the newest one,
-    inside the epoch, and leaves new ones; every draw has a seed of its epoch and step, so the position alone says what is drawn next.
+    ``folder`` is for what a person should look at when training cannot go on, and where a stop is asked for (see `stopping`);
+    ``on_step`` is told how many steps are done. With ``checkpoints`` it goes on from the newest one, inside the epoch, and leaves new ones;
+    every draw has a seed of its epoch and step, so the position alone says what is drawn next.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class Trainer:
         world: World | None = None,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
         checkpoints: Checkpoints | None = None,
+        on_step: Callable[[int], None] | None = None,
     ) -> None:
         self.config, self.data, self.seed, self.device, self.folder = config, data, seed, device, folder
-        self.world, self.checkpoints = world or World(), checkpoints
+        self.world, self.checkpoints, self.on_step = world or World(), checkpoints, on_step
         self.model = model.to(device)
         self.average = averaged(self.model, config.ema_decay)
         self.plain = ArrayNetwork(self.model)
@@ -114,7 +116,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.learning_rate)
         self.schedule = Schedule(self.optimizer, config, len(self.batches))
         self.at = Progress()
-        self.loading_s = 0.0  # of the epoch
+        self.loading_s = self.storing_s = 0.0  # of the epoch
 
     @property
     def result(self) -> Recognizer | Captioner:
@@ -149,11 +151,18 @@ class Trainer:
     def _epoch(self) -> float:
         """Train what is left of the epoch and validate; returns the monitored figure."""
         at, began, done = self.at, time.perf_counter(), self.at.step
-        self.loading_s = 0.0
+        storing_s, self.loading_s, self.storing_s = self.storing_s, 0.0, 0.0
         metrics: EpochMetrics = {"epoch": float(at.epoch), **self._train_epoch()}
-        clips, training_s = len(self.data.train) - done * self.config.batch_size, time.perf_counter() - began
+        clips, trained = len(self.data.train) - done * self.config.batch_size, time.perf_counter()
         logits, val_metrics = self.validate()
-        speed = Speed(clips=clips, seconds=time.perf_counter() - began, training_s=training_s, loading_s=self.loading_s)
+        speed = Speed(
+            clips=clips,
+            training_s=trained - began - self.storing_s,
+            loading_s=self.loading_s,
+            validation_s=time.perf_counter() - trained,
+            storing_s=storing_s + self.storing_s,
+        )
+        self.storing_s = 0.0
         at.history.append(metrics | val_metrics | (at.health.metrics if at.health else {}))
         monitored = val_metrics[self.config.monitor]
         if at.kept is None or not self.config.patience or is_better(monitored, self._monitored(at.kept), self.config.monitor):
@@ -181,19 +190,34 @@ class Trainer:
         for step, draws in list(enumerate(self.batches.epoch(at.epoch)))[at.step :]:
             at.sums = at.sums + self._train_step(at.epoch, step, draws)
             at.step = step + 1
-            if self.checkpoints and self.checkpoints.due(steps=(at.epoch - 1) * len(self.batches) + at.step):
+            if self._stop_asked():
+                self._save()
+                raise StoppedError(f"stopped in epoch {at.epoch} of {self.config.epochs}, after step {at.step} of {len(self.batches)}")
+            steps = (at.epoch - 1) * len(self.batches) + at.step
+            if self.on_step and not self.world.rank and at.step < len(self.batches):
+                self.on_step(steps)
+            if self.checkpoints and self.checkpoints.due(steps=steps):
                 self._save()
         loss, score = self.world.total(at.sums.clone()).tolist()
         clips = len(self.data.train)
         return {"learning_rate": at.learning_rate, "train_loss": loss / clips, f"train_{self.task.figure}": score / clips}
 
+    def _stop_asked(self) -> bool:
+        """Whether any worker sees the request; all get the same answer, after the same step."""
+        if not self.folder:
+            return False
+        seen = float((self.folder / STOP_FILE).exists())
+        return bool(self.world.total(torch.tensor(seen, device=self.device)))
+
     def _save(self, monitored: float | None = None) -> None:
         """Leave a checkpoint; the first worker writes it."""
+        began = time.perf_counter()
         sums = self.world.all(self.at.sums)
         if self.checkpoints and not self.world.rank:
             state = self.state_dict() | {"sums": sums}
             at, monitor = self.at, self.config.monitor
             self.checkpoints.save(state, epoch=at.epoch, step=at.step, monitor=monitor, monitored=monitored)
+        self.storing_s += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:
         """All that the training goes on with but each worker's sums: tensors, numbers and text in dicts and lists."""
@@ -290,4 +314,7 @@ class Trainer:
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    """What may still change is copied; a frozen encoder, most of a model, is not."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return {name: tensor if name in frozen else tensor.clone() for name, tensor in state.items()}

@@ -18,14 +18,20 @@ class Speed:
     """How quickly an epoch went by, from where this process took it up, and what for."""
 
     clips: int  # trained on, by all workers
-    seconds: float  # validation included
-    training_s: float  # the same without validation
-    loading_s: float  # of these, waiting for data
+    training_s: float
+    loading_s: float  # of these, waiting for stored arrays
+    validation_s: float
+    storing_s: float  # writing checkpoints, since the epoch before ended
 
     @property
     def metrics(self) -> dict[str, float]:
         """Names and numbers for the tracked run."""
         return {"epoch_s": self.seconds, "samples_per_s": self.samples_per_s, "waiting_share": self.waiting_share}
+
+    @property
+    def seconds(self) -> float:
+        """Training and validation."""
+        return self.training_s + self.validation_s
 
     @property
     def samples_per_s(self) -> float:

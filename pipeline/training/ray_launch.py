@@ -6,8 +6,11 @@ the same version of Ray alone, and a run may go on in one process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +25,24 @@ from reelscribe.pipeline.training.data import TrainingData
 from reelscribe.pipeline.training.loop import Trainer, World
 from reelscribe.pipeline.training.progress import Trained
 
+STEP_EVERY_S = 1.0  # between two words on how far it is
+
 
 def train_on_ray(
-    config: Config, data: TrainingData, *, folder: Path, on_epoch: Callable[[Trained], None], checkpoints: Checkpoints | None
+    config: Config,
+    data: TrainingData,
+    *,
+    folder: Path,
+    on_epoch: Callable[[Trained], None],
+    on_step: Callable[[int], None],
+    checkpoints: Checkpoints | None,
 ) -> Trained:
-    """Train on ``config.training.workers`` workers of the cluster at ``config.cluster.address``, or of one started here.
+    """Train on ``config.training.workers`` workers of the cluster at ``config.cluster.address``, or of one started here. See `ready`.
 
-    ``on_epoch`` runs in this process, as rank 0 finishes each epoch, and again for the last one of a checkpoint that workers go on from.
-    ``folder`` is for Ray's own files; every worker must reach it, the files of ``data`` and the checkpoints. Raises UsageError where the
-    cluster lacks what is asked or a worker does not reach a file, ServiceUnavailableError where no cluster answers, TrainingError where
-    workers fail more often than ``training.max_restarts``.
+    ``on_epoch`` runs in this process, as rank 0 finishes each epoch, and again for the last one of a checkpoint that workers go on from;
+    ``on_step`` with the steps done, once a second.
+    ``folder`` is for Ray's own files; every worker must reach it, the files of ``data`` and the checkpoints. Raises UsageError where one
+    does not reach a file, TrainingError where workers fail more often than ``training.max_restarts``.
     """
     with cluster(config.cluster.address):
         import ray
@@ -40,8 +51,9 @@ def train_on_ray(
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        require_places(config.training, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        session = ray.get_runtime_context().get_session_name()
+        logging.getLogger("reelscribe").info("Ray %s; its own logs are in %s/logs, on each node", ray.__version__, session)
         queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # another node may die
         task = {
             "config": config.model_dump(mode="json"),
@@ -66,10 +78,31 @@ def train_on_ray(
         )
         with ThreadPoolExecutor(max_workers=1) as thread:
             thread.submit(_fit, trainer, queue)  # what came of it comes through the queue
-            trained = _hand_on(queue, on_epoch)
+            trained = _hand_on(queue, on_epoch, on_step)
         if trained is None:
             raise TrainingError("the workers ended without a single epoch")
         return trained
+
+
+@contextmanager
+def ready(config: Config) -> Iterator[None]:
+    """Inside, the cluster that a training needs is at hand, and large enough; one process needs none.
+
+    Raises UsageError or ServiceUnavailableError, before hours of decoding.
+    """
+    if not on_ray(config):
+        yield
+        return
+    with cluster(config.cluster.address):
+        import ray
+
+        require_places(config.training, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        yield
+
+
+def on_ray(config: Config) -> bool:
+    """Whether a training runs on Ray."""
+    return config.training.workers > 1 or bool(config.cluster.address)
 
 
 def require_places(training: TrainingConfig, nodes: Iterable[Mapping[str, float]]) -> None:
@@ -103,13 +136,15 @@ def _fit(trainer: Any, queue: Any) -> None:
         queue.put(None)
 
 
-def _hand_on(queue: Any, on_epoch: Callable[[Trained], None]) -> Trained | None:
+def _hand_on(queue: Any, on_epoch: Callable[[Trained], None], on_step: Callable[[int], None]) -> Trained | None:
     """Take what workers send until None comes; returns the last of rank 0's epochs, or raises the first error."""
     last: Trained | None = None
     errors: list[Exception] = []
     while (sent := queue.get()) is not None:
         if isinstance(sent, Exception):
             errors.append(sent)
+        elif isinstance(sent, int):
+            on_step(sent)
         else:
             last = sent
             on_epoch(sent)
@@ -150,7 +185,20 @@ def _trainer(task: dict[str, Any], world: World, device: torch.device) -> Traine
         world=world,
         wrap=lambda module: prepare_model(module, parallel_strategy_kwargs=options),
         checkpoints=task["checkpoints"],
+        on_step=_now_and_then(task["queue"].put),
     )
+
+
+def _now_and_then(tell: Callable[[int], None]) -> Callable[[int], None]:
+    told = time.monotonic()
+
+    def on_step(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= STEP_EVERY_S:
+            told = time.monotonic()
+            tell(done)
+
+    return on_step
 
 
 def _require_files(data: TrainingData, world: World, device: torch.device) -> None:

@@ -20,7 +20,8 @@ from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, TrainingError
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.tracking.runs import RunTracker
-from reelscribe.pipeline.training.job import TrainingResult, _log_gradients, run_training
+from reelscribe.pipeline.training.following import Follower
+from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.steps.gradients import GradientHealth
 
 
@@ -109,11 +110,13 @@ def check_that_the_saved_model_says_what_the_loop_heard(result: TrainingResult) 
     assert told.weight.abs().min() > 0
 
 
-def test_a_gradient_that_vanishes_is_said_once(trained: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told: set[str] = set()
+def test_a_gradient_that_vanishes_is_said_once(
+    trained: TrainingResult, tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with RunTracker(uri=trained.tracking_uri, experiment="gradients") as run:
+        follower = Follower(tiny_config, trained.bundle.spec, tmp_path, run, clips=1, advance=print)
         for epoch, first in ((1, 1.0), (2, 1e-9), (3, 1e-8)):
-            _log_gradients(GradientHealth(by_frame=(1.0, 1.0), of_last=(first, 1.0), by_layer={}), epoch, tmp_path, run, told)
+            follower.log_gradients(GradientHealth(by_frame=(1.0, 1.0), of_last=(first, 1.0), by_layer={}), epoch)
     said = capsys.readouterr().err
     assert said.count("vanishes") == 1
     assert "epoch 2: the gradient vanishes: 2 frames before the last state it is 1e-09 of" in said

@@ -13,11 +13,12 @@ import torch
 from tiny_training import CONFIG, drawn_data, fit, recognizer, trainer
 
 from reelscribe.pipeline.config import AugmentationConfig, CheckpointConfig, TrainingConfig
-from reelscribe.pipeline.errors import OutputConflictError
+from reelscribe.pipeline.errors import OutputConflictError, StoppedError
 from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData
 from reelscribe.pipeline.training.loop import Trainer
 from reelscribe.pipeline.training.progress import Trained
+from reelscribe.pipeline.training.stopping import STOP_FILE, stoppable
 
 # All that has a state of its own, at once.
 EVERYTHING = CONFIG.model_copy(
@@ -34,7 +35,7 @@ AUGMENTATION = AugmentationConfig(speed=0.5, frame_dropout=0.2)
 STEPS = 4  # of an epoch: 13 clips in batches of 4
 
 
-class StoppedError(Exception):
+class CutError(Exception):
     """Instead of a kill, where the process must live."""
 
 
@@ -56,8 +57,8 @@ def stop_after(steps: int, stop: Callable[[], None], training: Trainer) -> Train
     return training
 
 
-def raise_stopped() -> None:
-    raise StoppedError
+def cut() -> None:
+    raise CutError
 
 
 def kill_myself() -> None:
@@ -102,8 +103,8 @@ def test_wherever_it_is_stopped_it_goes_on_to_the_same_end(tmp_path: Path, confi
     whole = fit(data, config)
     kept = checkpoints(tmp_path / "run", every_steps=1, every_epochs=2)
     for steps in (3, 4, 4):  # of the first epoch; of what is left of it and of the second
-        with pytest.raises(StoppedError):
-            stop_after(steps, raise_stopped, trainer(data, config, checkpoints=kept)).fit(lambda _: None)
+        with pytest.raises(CutError):
+            stop_after(steps, cut, trainer(data, config, checkpoints=kept)).fit(lambda _: None)
     epochs: list[int] = []
     resumed = trainer(data, config, checkpoints=kept).fit(lambda trained: epochs.append(len(trained.history)))
     assert same(resumed, whole)
@@ -126,3 +127,30 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputConflictError, match="is of another network") as caught:
         other.fit(lambda _: None)
     assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_ends_its_step_and_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+    data = drawn_data(tmp_path, train=13, val=5)
+    before = signal.getsignal(number)
+    kept = checkpoints(tmp_path / "run")
+    stopped = trainer(data, checkpoints=kept, folder=tmp_path)
+    with stoppable(tmp_path), pytest.raises(StoppedError, match=r"stopped in epoch 2 of 3, after step 2 of 4") as caught:
+        stop_after(STEPS + 2, lambda: os.kill(os.getpid(), number), stopped).fit(lambda _: None)
+    assert caught.value.exit_status == 130
+    assert signal.getsignal(number) == before
+    newest = kept.newest()
+    assert newest is not None
+    assert newest.name == "epoch-0002-step-000002"
+    steps: list[int] = []
+    assert same(trainer(data, checkpoints=kept, folder=tmp_path, on_step=steps.append).fit(lambda _: None), fit(data))
+    assert steps == [7, 9, 10, 11]  # an epoch's last one is told by its epoch
+
+
+def test_asked_twice_it_stops_at_once(tmp_path: Path) -> None:
+    with stoppable(tmp_path):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (tmp_path / STOP_FILE).exists()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert not (tmp_path / STOP_FILE).exists()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from test_job import changed, history
 
 from reelscribe.pipeline.config import CheckpointConfig, Config
 from reelscribe.pipeline.console import progress
-from reelscribe.pipeline.errors import ModelError, OutputConflictError, UsageError
+from reelscribe.pipeline.errors import ModelError, OutputConflictError, StoppedError, UsageError
 from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.resumption import LAUNCH_FILE, Launch, checkpoints_of, held, resumed_config
 
@@ -69,6 +72,23 @@ def test_killed_in_an_epoch_the_same_command_goes_on(config: Config, trained: Tr
     with pytest.raises(UsageError, match="has ended: there is nothing to go on with"):
         resumed_config(folder.name, [f"output={config.output}"])
     assert run_training(config, progress=progress).run_id != folder.name  # what has ended is not gone on with
+
+
+def test_stopped_by_ctrl_c_it_says_how_to_go_on(config: Config, trained: TrainingResult) -> None:
+    config = config.model_copy(update={"name": "asked"})
+
+    @contextmanager
+    def interrupting(what: str) -> Iterator[Callable[..., None]]:
+        yield lambda done, *_: os.kill(os.getpid(), signal.SIGINT) if (what, done) == ("training", 5) else None
+
+    with pytest.raises(StoppedError, match=r"stopped in epoch 2 of 3, after step .*reelscribe train --resume \w+") as caught:
+        run_training(config, progress=interrupting)
+    assert caught.value.exit_status == 130
+    run_id = str(caught.value).rpartition(" ")[2]
+    assert MlflowClient(trained.tracking_uri).get_run(run_id).info.status == "KILLED"
+    resumed = run_training(resumed_config(run_id, [f"output={config.output}"]), progress=progress, resume=run_id)
+    assert resumed.run_id == run_id
+    assert resumed.bundle.weights_digest == trained.bundle.weights_digest
 
 
 def test_only_the_same_launch_is_gone_on_with(config: Config, tmp_path: Path) -> None:
