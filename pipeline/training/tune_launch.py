@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,9 +179,7 @@ def _teller(total: int) -> Any:
 
     class Teller(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - as Tune calls it
-            from reelscribe.pipeline.training.tune_launch import _TOLD
-
-            for tell in _TOLD:
+            for tell in sys.modules[__name__]._TOLD:  # and not a copy of it that would travel with this class
                 tell(sum(trial.is_finished() for trial in trials), total)
 
     return Teller()
