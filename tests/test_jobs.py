@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 # A head with its Jobs API, that ends with its standard input.
 HEAD = """
 import sys, ray
-found = ray.init(address="local", num_cpus=1, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=0, log_to_driver=False,
+found = ray.init(address="local", num_cpus=1, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False,
     _node_ip_address="127.0.0.1")
 print(found.address_info["webui_url"], flush=True)
 sys.stdin.read()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,8 @@ def _tune_config(config: Config) -> Any:
 
     search: SearchConfig = config.search
     if search.sampler == "optuna":
-        try:
-            import optuna  # noqa: F401
-        except ImportError:
-            raise UsageError("search.sampler=optuna needs Optuna: pip install 'reelscribe[optuna]', or take sampler=random") from None
+        if find_spec("optuna") is None:
+            raise UsageError("search.sampler=optuna needs Optuna: pip install 'reelscribe[optuna]', or take search.sampler=random")
         from ray.tune.search.optuna import OptunaSearch
 
         algorithm: Any = OptunaSearch(seed=config.seed % 2**32)

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from test_job import changed, check_the_batch_that_was_kept, history, poisoned
 from tiny_training import drawn_data
 
-from reelscribe.pipeline.config import Config, TrainingConfig
+from reelscribe.pipeline.config import CheckpointConfig, Config, TrainingConfig
 from reelscribe.pipeline.console import progress
-from reelscribe.pipeline.errors import TrainingError, UsageError
+from reelscribe.pipeline.errors import StoppedError, TrainingError, UsageError
 from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.ray_launch import require_places, train_on_ray
 
@@ -53,22 +53,32 @@ def test_a_cluster_without_room(workers: int, gpus: float, nodes: list[dict[str,
 
 
 def on_two_workers(config: Config) -> Config:
-    config = changed(config, "training", workers=2)
+    """Long enough to be disturbed before it ends."""
+    config = changed(config, "training", workers=2, epochs=12)
     return config.model_copy(update={"name": "spread"})
+
+
+def in_this_process(config: Config) -> Config:
+    return changed(on_two_workers(config), "training", workers=1)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_config: Config) -> TrainingResult:
+    return run_training(in_this_process(tiny_config), progress=progress)
 
 
 @pytest.fixture(scope="module")
 def spread(ray_cluster: None, tiny_config: Config) -> TrainingResult:
-    """The tiny config on two workers, undisturbed."""
+    """On two workers, undisturbed."""
     return run_training(on_two_workers(tiny_config), progress=progress)
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_numbers_of_this_process(trained: TrainingResult, spread: TrainingResult) -> None:
+def test_two_workers_give_the_numbers_of_this_process(alone: TrainingResult, spread: TrainingResult) -> None:
     for name in ("train_loss", "val_loss", "train_top1", "val_top1", "learning_rate"):
-        mine, theirs = (history(trained.tracking_uri, run, name) for run in (trained.run_id, spread.run_id))
+        mine, theirs = (history(alone.tracking_uri, run, name) for run in (alone.run_id, spread.run_id))
         assert mine == pytest.approx(theirs, abs=1e-5), name
-    a, b = (load_file(result.bundle.folder / "weights.safetensors") for result in (trained, spread))
+    a, b = (load_file(result.bundle.folder / "weights.safetensors") for result in (alone, spread))
     assert max((a[name] - b[name]).abs().max().item() for name in a if a[name].is_floating_point()) < 1e-4
 
 
@@ -90,27 +100,49 @@ def kill_a_worker() -> None:
 @pytest.mark.slow
 def test_a_worker_that_is_killed_changes_nothing(spread: TrainingResult, tiny_config: Config) -> None:
     """It is killed as the first epoch ends; the other one, which waits for it, is started again too."""
+    config = on_two_workers(tiny_config)
+    config = changed(config, "training", checkpoint=CheckpointConfig(every_steps=1))
     shown: list[int] = []
 
     @contextmanager
     def killing(what: str) -> Iterator[Callable[..., None]]:
-        def advance(done: int, total: int, *_: Any) -> None:
+        def advance(done: int, *_: Any) -> None:
             if what == "training":
-                if done * tiny_config.training.epochs == total and not shown:
+                if not shown:
                     kill_a_worker()
                 shown.append(done)
 
         yield advance
 
-    config = on_two_workers(
-        changed(tiny_config, "training", checkpoint=tiny_config.training.checkpoint.model_copy(update={"every_steps": 1}))
-    )
     result = run_training(config, progress=killing)
-    assert any(later <= earlier for earlier, later in pairwise(shown))  # it went back to a checkpoint
+    assert any(later <= earlier for earlier, later in pairwise(shown)), shown  # it went back to a checkpoint
     assert result.bundle.weights_digest == spread.bundle.weights_digest
     for name in ("train_loss", "val_loss"):
         mine, theirs = (history(result.tracking_uri, run, name) for run in (result.run_id, spread.run_id))
         assert mine == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_stopped_by_ctrl_c_one_process_goes_on(alone: TrainingResult, tiny_config: Config) -> None:
+    asked: list[int] = []
+
+    @contextmanager
+    def interrupting(what: str) -> Iterator[Callable[..., None]]:
+        def advance(done: int, *_: Any) -> None:
+            if what == "training" and not asked:
+                asked.append(done)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        yield advance
+
+    rename = {"name": "stopped-on-ray"}
+    with pytest.raises(StoppedError, match=r"stopped in epoch \d+ of 12.*reelscribe train --resume \w+") as caught:
+        run_training(on_two_workers(tiny_config).model_copy(update=rename), progress=interrupting)
+    resumed = run_training(in_this_process(tiny_config).model_copy(update=rename), progress=progress)
+    assert resumed.run_id == str(caught.value).rpartition(" ")[2]
+    mine, theirs = (history(alone.tracking_uri, run, "val_loss") for run in (alone.run_id, resumed.run_id))
+    assert mine == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.mark.slow
