@@ -51,10 +51,14 @@ def test_configs_read_the_same_in_any_yaml_reader(file: Path) -> None:
             assert isinstance(checked, BaseModel | dict)
             for key, value in raw.items():
                 compare(value, checked[key] if isinstance(checked, dict) else getattr(checked, key), f"{where}.{key}")
+        elif isinstance(raw, list):
+            assert isinstance(checked, list | tuple)
+            for one, other in zip(raw, checked, strict=True):
+                compare(one, other, where)
         elif isinstance(raw, str) and not isinstance(checked, str):
             assert float(raw) == checked, where
         else:
-            assert raw == (list(checked) if isinstance(checked, tuple) else checked), where
+            assert raw == checked, where
 
     compare(yaml.safe_load(file.read_text(encoding="utf-8")), load_config(str(file)), file.stem)
 
