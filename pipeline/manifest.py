@@ -78,6 +78,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 TASK_COLUMNS: dict[str, tuple[str, ...]] = {"captions": ("caption", "captions", "sentence", "sentences", "description")}
 SCHEMES = ("file", *REMOTE_SCHEMES)
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_NO_NAMES = {"", ".", ".."}  # of files
+_ROWS_AT_ONCE = 1 << 16  # Python's objects of so many rows at a time become Arrow's, which take a tenth of the memory
 _MOST_PROBLEMS = 10  # shown at once; more would scroll the first one away
 
 
@@ -166,9 +168,11 @@ def _table(records: Iterator[Record], file: Path, task: Task | None) -> pa.Table
     own = TASK_FIELDS[task] if task else ()
     required = ("uri", *([field.name for field in own] or ["label"])) if task else ("uri",)
     mappings: dict[tuple[str, ...], dict[str, str]] = {}
+    schema = pa.schema([*MANIFEST_SCHEMA, *own])
     rows: list[dict[str, Any]] = []
+    tables: list[pa.Table] = []
     problems: list[str] = []
-    seen: dict[tuple[str, Any], str] = {}
+    seen: dict[str, dict[Any, str]] = {"video_id": {}, "clip": {}}
     captioned: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in records:
         names = tuple(record.values)
@@ -179,19 +183,22 @@ def _table(records: Iterator[Record], file: Path, task: Task | None) -> pa.Table
             if task == "caption" and _joined(row, captioned):
                 continue
             for what, key in (("video_id", row["video_id"]), ("clip", (row["uri"], row["start_s"], row["end_s"]))):
-                before = seen.setdefault((what, key), record.where)
+                before = seen[what].setdefault(key, record.where)
                 if before is not record.where:
                     raise ValueError(f"the {what} {_quoted(row, what)} is already in {before}")
             rows.append(row)
         except ValueError as error:
             problems.append(f"{record.where}: {error}")
+        if len(rows) == _ROWS_AT_ONCE and task != "caption":  # further captions may join a row
+            tables.append(pa.Table.from_pylist(rows, schema=schema))
+            rows.clear()
     if problems:
         more = [f"... and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
         shown = problems[:_MOST_PROBLEMS] + more
         raise ManifestError(f"{file}, {shown[0]}" if len(shown) == 1 else "\n  ".join([f"{file}:", *shown]))
-    if not rows:
+    if not rows and not tables:
         raise ManifestError(f"{file}: no rows below the names of the columns")
-    return pa.Table.from_pylist(rows, schema=pa.schema([*MANIFEST_SCHEMA, *own]))
+    return pa.concat_tables([*tables, pa.Table.from_pylist(rows, schema=schema)])
 
 
 def _joined(row: dict[str, Any], captioned: dict[tuple[Any, ...], dict[str, Any]]) -> bool:
@@ -312,22 +319,29 @@ def video_uri(given: str, folder: Path) -> str:
     if _scheme(given):
         _refuse_unknown_scheme(given)
         return given
+    parent, name = os.path.split(given)
+    return os.path.join(_absolute_folder(parent, folder), name) if name not in _NO_NAMES else str(folder / given)  # noqa: PTH118
+
+
+@cache  # a manifest of a million rows names few folders, and pathlib takes its time
+def _absolute_folder(given: str, folder: Path) -> str:
+    """A folder without ``..``, links on the way followed as the system does."""
     path = folder / given
-    return str(_real_folder(path.parent) / path.name if ".." in path.parts else path)
-
-
-@cache
-def _real_folder(folder: Path) -> Path:
-    """``folder`` without ``..``, links on the way followed as the system does."""
-    return folder.resolve()
+    return str(path.resolve() if ".." in path.parts else path)
 
 
 def _default_id(given: str, folder: Path) -> str:
     """The path as given, relative to the manifest's folder where it lies in it."""
-    if _scheme(given):
-        return given
+    parent, name = os.path.split(given)
+    return given if _scheme(given) else _short_folder(parent, folder) + name if name not in _NO_NAMES else Path(given).as_posix()
+
+
+@cache
+def _short_folder(given: str, folder: Path) -> str:
+    """What stands before a file's name: nothing, or a folder and a slash."""
     path = Path(given)
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+    short = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+    return "" if short == "." else short.rstrip("/") + "/"
 
 
 def _siblings(file: Path) -> list[str]:
