@@ -140,7 +140,7 @@ def compare(
 @app.command(epilog="Example: reelscribe submit -- train gestures data.manifest=/videos/labels.csv training.workers=4")
 def submit(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="-- VERB ...", help="Any command of reelscribe; paths are those of the cluster.")
+        list[str], typer.Argument(metavar="VERB", help="After --, any command of reelscribe; paths are those of the cluster.")
     ],
     address: Cluster = "",
     json: Json = False,

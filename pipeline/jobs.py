@@ -76,7 +76,7 @@ def _client(address: str, job_id: str = "") -> Iterator[JobSubmissionClient]:
         yield JobSubmissionClient(where)
     except (ConnectionError, OSError) as error:
         raise ServiceUnavailableError(
-            f"no Ray Jobs API answers at {where}: {str(error).splitlines()[0]}; give --address http://HOST:8265 of the cluster's head, "
+            f"no Ray Jobs API answers at {where}: {str(error).splitlines()[0].rstrip('.')}; give --address http://HOST:8265 of the cluster's head, "
             "which needs ray[default]"
         ) from error
     except RuntimeError as error:

@@ -8,8 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from reelscribe.pipeline.config import AugmentationConfig, Config
-from reelscribe.pipeline.config_files import load_config, load_variants
+from reelscribe.pipeline.config import AugmentationConfig, Config, load_config, load_variants
 from reelscribe.pipeline.errors import ConfigError
 from reelscribe.pipeline.sampling import DenseSampling, RateSampling, UniformSampling
 
@@ -53,8 +52,8 @@ def test_configs_read_the_same_in_any_yaml_reader(file: Path) -> None:
                 compare(value, checked[key] if isinstance(checked, dict) else getattr(checked, key), f"{where}.{key}")
         elif isinstance(raw, list):
             assert isinstance(checked, list | tuple)
-            for one, other in zip(raw, checked, strict=True):
-                compare(one, other, where)
+            for i, (one, other) in enumerate(zip(raw, checked, strict=True)):
+                compare(one, other, f"{where}[{i}]")
         elif isinstance(raw, str) and not isinstance(checked, str):
             assert float(raw) == checked, where
         else:
