@@ -74,10 +74,10 @@ def _client(address: str, job_id: str = "") -> Iterator[JobSubmissionClient]:
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     try:
         yield JobSubmissionClient(where)
-    except (ConnectionError, OSError) as error:
+    except OSError as error:
+        problem = str(error).splitlines()[0].rstrip(".")
         raise ServiceUnavailableError(
-            f"no Ray Jobs API answers at {where}: {str(error).splitlines()[0].rstrip('.')}; give --address http://HOST:8265 of the cluster's head, "
-            "which needs ray[default]"
+            f"no Ray Jobs API answers at {where}: {problem}; give --address http://HOST:8265 of the cluster's head, with ray[default]"
         ) from error
     except RuntimeError as error:
         if job_id and "does not exist" in str(error):
