@@ -172,8 +172,7 @@ def test_labels_of_a_job_are_those_of_the_evaluation(learnt: Callable[[Task], Tr
                 assert row["value"] == pytest.approx(expected.value)
             case FramesPrediction() as expected:
                 assert [tuple(segment.values()) for segment in row["segments"]] == list(expected.segments)
-        assert (row["label"] is None) == (task != "caption")
-        assert row["confidence"] is None
+        assert (row["label"] is None) == (row["confidence"] is None) == (task != "caption")
     page = (tmp_path / "out" / "report.html").read_text()
     assert ("The model gives numbers and no labels." in page) == (task == "value")
 
