@@ -68,7 +68,7 @@ def kill_at_random(model: str, videos: Path, scratch: Path, *, kills: int, seed:
     job, finished = start(model, videos, out), 0
     while victims.total() < kills:
         try:
-            job.wait(dice.uniform(0, quiet_s / 2))
+            assert job.wait(dice.uniform(0, quiet_s / 2)) == 0
             finished += 1  # there is nothing left to kill: another folder
             assert rows(out) == quiet
             out = scratch / f"killed-{finished}"

@@ -25,6 +25,8 @@ registry = typer.Typer(no_args_is_help=True, help="Ask the model registry, and m
 app.add_typer(registry, name="registry")
 job = typer.Typer(no_args_is_help=True, help="Look at labelling jobs.")
 app.add_typer(job, name="job")
+submitted = typer.Typer(no_args_is_help=True, help="Commands that were submitted to a Ray cluster.")
+app.add_typer(submitted, name="submitted")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a model folder.")]
@@ -46,24 +48,41 @@ WindowsText = Annotated[
     str, typer.Option("--windows", metavar="LENGTH[/STEP]", help="Label windows of a long video: 10s, or 10s/5s for one every 5 s.")
 ]
 Seeds = Annotated[str, typer.Option(help="Train with each of these seeds, e.g. 0,1,2; registers nothing.")]
+Cluster = Annotated[str, typer.Option(help="Jobs API of the cluster; default RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="What submit said.")]
 Why = Annotated[str, typer.Option(help="A word on the reason, kept in the history.")]
 DEFAULT_OUTPUT = "runs"  # as in config.Config
 
 
 @app.command(epilog="Example: reelscribe train configs/gestures.yaml data.manifest=labels.csv model.recurrent=lstm")
 def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a config that comes with the package.")],
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a config that comes with the package.")] = "",
     overrides: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. training.epochs=20")] = None,  # noqa: UP045
+    resume: Annotated[str, typer.Option(metavar="RUN", help="Go on with a run that was stopped, with its config.")] = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, even if the same command was stopped before.")] = False,
     folds: Annotated[int, typer.Option(help="Hold out each of so many folds in turn, as data.folds; registers nothing.")] = 0,
     seeds: Seeds = "",
     json: Json = False,
 ) -> None:
     """Train a recognizer, evaluate it, track the run and register the model.
 
-    With --folds or --seeds the recipe is judged instead: trained several times, with the mean and the spread of what it gives.
+    The same command goes on where it was stopped. With --folds or --seeds the recipe is judged instead: trained several times, with the
+    mean and the spread of what it gives.
     """
     from reelscribe.pipeline import console, show, show_repeats
     from reelscribe.pipeline.config_files import load_config
+
+    if resume:
+        if folds or seeds or fresh:
+            raise UsageError("--resume goes on with one run as it began: leave --folds, --seeds and --fresh out")
+        from reelscribe.pipeline.training.job import run_training
+        from reelscribe.pipeline.training.resumption import resumed_config
+
+        settings = resumed_config(resume, [config, *(overrides or [])] if config else [])
+        show.training(run_training(settings, progress=console.progress, resume=resume), as_json=json)
+        return
+    if not config:
+        raise UsageError("give a config, e.g. reelscribe train gestures data.manifest=labels.csv, or --resume RUN")
 
     settings = load_config(config, [*(overrides or []), *([f"data.folds={folds}"] if folds else [])])  # before what takes seconds to import
     if seeds or (settings.data.folds and not settings.data.fold):
@@ -74,7 +93,26 @@ def train(
         return
     from reelscribe.pipeline.training.job import run_training
 
-    show.training(run_training(settings, progress=console.progress), as_json=json)
+    show.training(run_training(settings, progress=console.progress, fresh=fresh), as_json=json)
+
+
+@app.command(epilog="Example: reelscribe tune gestures data.manifest=labels.csv search.trials=30")
+def tune(
+    config: Annotated[str, typer.Argument(help="A YAML file with a search.space, or the name of a config that comes with the package.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. search.trials=30")] = None,  # noqa: UP045
+    json: Json = False,
+) -> None:
+    """Search for better settings on Ray Tune, then train the best to the end and register it.
+
+    Trials are child runs of one. The same command goes on where it was stopped.
+    """
+    from reelscribe.pipeline import console, show_repeats
+    from reelscribe.pipeline.config_files import load_config
+
+    settings = load_config(config, overrides)
+    from reelscribe.pipeline.training.tune_launch import run_search
+
+    show_repeats.search(run_search(settings, progress=console.progress), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe compare gestures data.manifest=labels.csv model.recurrent=rnn_tanh,lstm,gru --seeds 0,1,2")
@@ -97,6 +135,44 @@ def compare(
     from reelscribe.pipeline.training.recipes.comparison import run_comparison
 
     show_repeats.recipes(run_comparison(variants, wanted, progress=console.progress), as_json=json)
+
+
+@app.command(epilog="Example: reelscribe submit -- train gestures data.manifest=/videos/labels.csv training.workers=4")
+def submit(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="-- VERB ...", help="Any command of reelscribe; paths are those of the cluster.")
+    ],
+    address: Cluster = "",
+    json: Json = False,
+) -> None:
+    """Run a command on a Ray cluster, and return at once."""
+    from reelscribe.pipeline import jobs, show
+
+    show.job(jobs.submit(arguments, address=address), as_json=json)
+
+
+@submitted.command("status", epilog="Example: reelscribe submitted status raysubmit_LTxb")
+def status_(job_id: JobId, address: Cluster = "", json: Json = False) -> None:
+    """How a submitted command is."""
+    from reelscribe.pipeline import jobs, show
+
+    show.job(jobs.find(job_id, address=address), as_json=json)
+
+
+@submitted.command("logs", epilog="Example: reelscribe submitted logs raysubmit_LTxb")
+def logs_(job_id: JobId, address: Cluster = "") -> None:
+    """What a submitted command has written so far."""
+    from reelscribe.pipeline import console, jobs
+
+    console.say(jobs.logs(job_id, address=address))
+
+
+@submitted.command("stop", epilog="Example: reelscribe submitted stop raysubmit_LTxb")
+def stop_(job_id: JobId, address: Cluster = "", json: Json = False) -> None:
+    """Ask a submitted command to stop; a training leaves a checkpoint first."""
+    from reelscribe.pipeline import jobs, show
+
+    show.job(jobs.stop(job_id, address=address), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe evaluate models:/gestures@champion labels.csv --split val")
@@ -185,6 +261,7 @@ def label(
     retry: Annotated[
         str, typer.Option(metavar="CLASSES", help="Try failures of these classes again, e.g. timeout,network, or retryable for all such.")
     ] = "",
+    plan: Annotated[bool, typer.Option("--plan", help="Label a small sample, say what the job will take, and write nothing.")] = False,
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
@@ -216,12 +293,42 @@ def label(
         scores=scores,
         retry=failure_classes(retry),
     )
+    if plan:
+        from reelscribe.pipeline.labeling.estimate import estimate_job
+
+        show_labels.estimate(estimate_job(model, videos, options=options, tracking=_tracking(tracking_uri)), as_json=json)
+        return
     summary = label_videos(model, videos, out=out, options=options, tracking=_tracking(tracking_uri), progress=console.progress)
     show_labels.labelling(summary, as_json=json)
 
 
+@app.command(epilog='Example: reelscribe relabel labels/ models:/gestures@champion --where "model_version < 5"')
+def relabel(
+    out: Annotated[str, typer.Argument(help="The --out of a finished labelling job.")],
+    model: Model,
+    where: Annotated[
+        str, typer.Option(help='Which rows, by the columns of labels: "model_version < 5", "confidence < 0.6 and label == \'left\'".')
+    ],
+    device: Device = "auto",
+    workers: Workers = 0,
+    timeout: Timeout = 60.0,
+    memory_mb: Memory = 2048,
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Label some rows of a finished job again, with another model, in place."""
+    from reelscribe.pipeline import console, show_labels
+    from reelscribe.pipeline.config import DecodeConfig
+    from reelscribe.pipeline.labeling.job import JobOptions
+    from reelscribe.pipeline.labeling.relabel import relabel_videos
+
+    options = JobOptions(device=device, decode=DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb))
+    summary = relabel_videos(out, model, where=where, options=options, tracking=_tracking(tracking_uri), progress=console.progress)
+    show_labels.labelling(summary, as_json=json)
+
+
 @job.command("status", epilog="Example: reelscribe job status labels/")
-def status_(
+def job_status_(
     out: Annotated[str, typer.Argument(help="The --out of a labelling job.")],
     json: Json = False,
 ) -> None:

@@ -4,46 +4,70 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from reelscribe.pipeline.errors import ServiceUnavailableError
 
+_ANSWER_S = 5.0  # for a cluster to take a connection; Ray itself tries for more than five minutes
+
 
 @contextmanager
 def cluster(address: str) -> Iterator[None]:
-    """A connection to the cluster at ``address``; empty or ``local`` starts one bound to the loopback and stops it at the end.
+    """A connection to the cluster at ``address``; ``local`` starts one bound to the loopback and stops it at the end.
 
+    Empty takes the cluster that ``RAY_ADDRESS`` names, as Ray does for a job that runs on it, else it is ``local``.
     A connection that is already open is used and left open. Raises ServiceUnavailableError where no cluster answers.
     """
-    local = address in ("", "local")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    local = address == "local"
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # workers without a GPU still see those there are; said here, Ray does not warn
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side writes to stderr, past every logger
     if local:  # without it Ray swaps the loopback for the machine's outer address; it is read when Ray is imported
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
     try:
-        if local:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        if not local:
+            _require_answer(address)
+        import ray
+
+        begun = ray.is_initialized()
+        facts = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"} if local else {"address": address}
+        if not begun:
+            with _without_stderr():
+                ray.init(**facts, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
         raise ServiceUnavailableError(
             f"no Ray cluster answers at '{address}': {error}; start one (ray start --head), or leave cluster.address empty"
         ) from error
     try:
         yield
     finally:
-        ray.shutdown()
+        if not begun:
+            ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raises OSError or ValueError unless something takes connections at ``HOST:PORT``; Ray looks ``auto`` up by itself."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+    if ":" in address:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's C++ side writes a line to the file itself as it starts, at whatever level; what goes wrong is raised."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - a device
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -13,6 +13,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reelscribe.pipeline.captions import CaptionConfig
+from reelscribe.pipeline.config_keys import COMPARED_SECTIONS, keys_of, types_of
+from reelscribe.pipeline.errors import nearest
 from reelscribe.pipeline.sampling import DenseSampling, SamplingSpec, UniformSampling
 from reelscribe.pipeline.video.types import Backend, DecodeLimits, FrameSize
 
@@ -130,6 +132,17 @@ class ModelConfig(_Section):
     dropout: float = Field(default=0.3, ge=0, lt=1)
 
 
+class CheckpointConfig(_Section):
+    """What a training that was stopped goes on from."""
+
+    every_epochs: int = Field(default=1, ge=0, description="epochs between two checkpoints; 0 leaves none at the end of epochs")
+    every_steps: int = Field(default=0, ge=0, description="optimizer steps between two, inside epochs too; 0 leaves none inside")
+    keep: int = Field(default=2, ge=1, description="newest ones that are kept; the one of the best epoch is kept beside them")
+    folder: str = Field(
+        default="", description="a folder that all workers reach, or s3://bucket/prefix; empty is the run's own folder in the output folder"
+    )
+
+
 class TrainingConfig(_Section):
     """The loop and where it runs."""
 
@@ -165,8 +178,12 @@ class TrainingConfig(_Section):
     )
     patience: int = Field(default=0, ge=0, description="epochs without a better monitored figure before stopping; 0 never stops early")
     gradient_health_every: int = Field(default=0, ge=0, description="epochs between two looks at the gradients; 0 never looks")
+    checkpoint: CheckpointConfig = CheckpointConfig()
     workers: int = Field(default=1, ge=1, description="more than one trains on Ray")
     gpus_per_worker: float = Field(default=0.0, ge=0, description="on Ray")
+    max_restarts: int = Field(
+        default=10, ge=0, description="times that Ray starts all workers again, from the newest checkpoint, as one died"
+    )
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="of one worker without Ray: auto, cpu, cuda or cuda:N"
     )
@@ -249,6 +266,45 @@ class ClusterConfig(_Section):
         return value
 
 
+class SearchRange(_Section):
+    """What one key may be: one of these."""
+
+    choice: list[Any] | None = Field(default=None, min_length=1)
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = Field(default=None, description="each order of magnitude is as likely as the next")
+    integer: tuple[int, int] | None = Field(default=None, description="both ends included")
+
+    @model_validator(mode="after")
+    def _one_and_sound(self) -> Self:
+        given = {name: value for name, value in self if value is not None}
+        if len(given) != 1:
+            raise ValueError(f"expected one of choice, uniform, log_uniform and integer, got {', '.join(given) or 'none'}")
+        for name, ends in given.items():
+            if name != "choice" and (ends[0] >= ends[1] or (name == "log_uniform" and ends[0] <= 0)):
+                raise ValueError(f"{name}={list(ends)}: expected the lower end first" + (", above 0" if name == "log_uniform" else ""))
+        return self
+
+
+class SearchConfig(_Section):
+    """What `reelscribe tune` tries; the figure that trials are compared by is training.monitor."""
+
+    trials: int = Field(default=20, ge=1)
+    sampler: Literal["random", "optuna"] = Field(default="random", description="optuna learns from the trials before: reelscribe[optuna]")
+    scheduler: Literal["asha", "none"] = Field(default="asha", description="asha ends trials early that fall behind (arXiv 1810.05934)")
+    grace_epochs: int = Field(default=5, ge=1, description="epochs that asha gives every trial")
+    space: dict[str, SearchRange] = Field(default={}, description="keys of the config, and what each may be")
+
+    @field_validator("space")
+    @classmethod
+    def _keys_there_are(cls, value: dict[str, SearchRange]) -> dict[str, SearchRange]:
+        for key in value:
+            section = key.partition(".")[0]
+            if section not in COMPARED_SECTIONS or not types_of(Config, key.split(".")):
+                known = [f"{name}.{one}" for name in COMPARED_SECTIONS for one in keys_of(Config, [name])]
+                raise ValueError(f"unknown key '{key}'" + (nearest(key, known) or f" (keys of {', '.join(COMPARED_SECTIONS)})"))
+        return value
+
+
 class Config(_Section):
     """One training run, complete."""
 
@@ -270,6 +326,15 @@ class Config(_Section):
     decode: DecodeConfig = DecodeConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+    search: SearchConfig = SearchConfig()
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides the numbers of a training and the name of the result, not where it runs and what it keeps."""
+        placement = {"workers", "gpus_per_worker", "max_restarts", "device", "checkpoint"}
+        return self.model_dump(
+            mode="json", exclude={"output": True, "tracking": True, "cluster": True, "decode": True, "search": True, "training": placement}
+        )
 
     def to_yaml(self) -> str:
         """The whole config, as ``load_config`` reads it again."""

@@ -11,13 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from reelscribe.pipeline.config import Config
+from reelscribe.pipeline.config_keys import COMPARED_SECTIONS, keys_of, types_of
 from reelscribe.pipeline.errors import ConfigError, nearest
 from reelscribe.pipeline.sampling import AnySampling
-
-COMPARED_SECTIONS = ("sampling", "transform", "augmentation", "model", "caption", "training")
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:
@@ -38,7 +37,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
             if not equals or not key:
                 raise ConfigError(f"override '{override}': expected key=value, e.g. training.epochs=20")
             # Text stays as typed: empty, '-' or a folder called 2024 would be something else to YAML.
-            text = _annotations(Config, key.split(".")) == {str}
+            text = types_of(Config, key.split(".")) == {str}
             tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([f"{key}={json.dumps(value, ensure_ascii=False)}" if text else override]))
         raw = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
@@ -93,7 +92,7 @@ def _explain(error: Any) -> str:
     where = ".".join(parts)
     match error["type"]:
         case "extra_forbidden":
-            valid = _keys(Config, parts[:-1])
+            valid = keys_of(Config, parts[:-1])
             hint = nearest(parts[-1], valid) or f" (keys here: {', '.join(sorted(valid))})"
             return f"unknown key '{where}'{hint}"
         case "missing":
@@ -102,23 +101,3 @@ def _explain(error: Any) -> str:
             return f"{where + ': ' if where else ''}{error['ctx']['error']}"
         case _:
             return f"'{where}': {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
-
-
-def _keys(model: type[BaseModel], path: list[str]) -> set[str]:
-    """Names allowed in the section at ``path``."""
-    if not path:
-        return set(model.model_fields)
-    sections = (a for a in _annotations(model, path) if isinstance(a, type) and issubclass(a, BaseModel))
-    return {key for section in sections for key in section.model_fields}
-
-
-def _annotations(model: type[BaseModel], path: list[str]) -> set[object]:
-    """The types that the key at ``path`` may have; none for an unknown key."""
-    field = model.model_fields.get(path[0])
-    if field is None:
-        return set()
-    options = set(getattr(field.annotation, "__args__", (field.annotation,)))
-    if len(path) == 1:
-        return options
-    sections = (o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return {found for section in sections for found in _annotations(section, path[1:])}

@@ -71,7 +71,16 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
     )
     with Progress(*columns, console=ERR, transient=True) as bar:
         task = bar.add_task(what, total=None, extra="")
-        yield lambda done, total, extra="": bar.update(task, completed=done, total=total, extra=extra)
+        begun = False
+
+        def advance(done: int, total: int, extra: str = "") -> None:
+            nonlocal begun
+            if not begun:  # what an earlier run did says nothing of the time left
+                bar.reset(task, completed=done)
+                begun = True
+            bar.update(task, completed=done, total=total, extra=extra)
+
+        yield advance
 
 
 class _Lines:
@@ -80,11 +89,14 @@ class _Lines:
     def __init__(self, what: str) -> None:
         self.what = what
         self.started = self.shown = time.monotonic()
+        self.before: int | None = None  # done by an earlier run
 
     def __call__(self, done: int, total: int, extra: str = "") -> None:
         now = time.monotonic()
-        if now - self.shown < LINE_EVERY_S or not done:
+        if self.before is None:
+            self.before, self.started = (done, now) if done > 1 else (0, self.started)
+        if now - self.shown < LINE_EVERY_S or done <= self.before:
             return
         self.shown = now
-        left = timedelta(seconds=round((now - self.started) / done * (total - done)))
+        left = timedelta(seconds=round((now - self.started) / (done - self.before) * (total - done)))
         note(f"{self.what}: {done} of {total}, about {left} left {extra}".rstrip())

@@ -8,6 +8,7 @@ ReelScribeError                       exit status 1: the job failed
 │   ├── QueryError                    the text of a registry query, with the position
 │   ├── OutputConflictError           the output folder holds another job
 │   └── ServiceUnavailableError       a tracking server or cluster that does not answer
+├── StoppedError                      exit status 130: stopped by Ctrl-C or SIGTERM, in order
 ├── TrainingError                     training cannot go on (a loss that is not finite, a dead worker)
 └── VideoError                        this video cannot be used: one row in failures, never the end of a job
     ├── VideoNotFoundError            not_found
@@ -66,6 +67,12 @@ class OutputConflictError(UsageError):
 
 class ServiceUnavailableError(UsageError):
     """A tracking server or a cluster does not answer."""
+
+
+class StoppedError(ReelScribeError):
+    """A person, or the cluster, asked to stop; what was done is kept."""
+
+    exit_status = 130
 
 
 class TrainingError(ReelScribeError):

@@ -58,6 +58,7 @@ class LabelsPrediction:
     labels: tuple[str, ...]  # those with a probability of one half or more, most probable first
     top_k: tuple[tuple[str, float], ...]  # most probable first
     scores: npt.NDArray[np.float32]  # (C,) probabilities, each by itself, in the order of the model's labels
+    logits: npt.NDArray[np.float32]  # (views, C) as the network gives them, before the temperature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,12 @@ class Predictor:
         logits = self.model(frames.to(self.device), lengths.to(self.device), gaps).float().cpu()  # (views, C)
         if self.bundle.spec.task == "dense":
             return _to_segments(logits[0], [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
-        return _READ[self.bundle.spec.task](logits.numpy(), self.bundle.spec)
+        return read_logits(logits.numpy(), self.bundle.spec)
+
+
+def read_logits(logits: npt.NDArray[np.float32], spec: BundleSpec) -> AnyPrediction:
+    """What a network says of a clip (views, outputs), in words. Raises ModelError for numbers that are not finite."""
+    return _READ[spec.task](logits, spec)
 
 
 def caption(model: Captioner, seen: Seen, spec: BundleSpec, *, seed: str) -> CaptionPrediction:
@@ -181,8 +187,8 @@ def with_confidence(found: CaptionPrediction, spec: BundleSpec) -> CaptionPredic
     return replace(found, label=top_k[0][0], confidence=top_k[0][1], top_k=top_k, scores=np.array(confidences, dtype=np.float32))
 
 
-def to_prediction(logits: npt.NDArray[np.float32], spec: BundleSpec) -> ClassPrediction:
-    """Logits (views, C) in words; equal scores keep the order of the labels. Raises ModelError for numbers that are not finite."""
+def _to_label(logits: npt.NDArray[np.float32], spec: BundleSpec) -> ClassPrediction:
+    """Logits (views, C); equal scores keep the order of the labels."""
     scores = _finite((torch.from_numpy(logits) / spec.temperature).softmax(dim=-1).mean(dim=0).numpy())
     top_k = _top_k(scores, spec)
     label, confidence = top_k[0]
@@ -192,10 +198,10 @@ def to_prediction(logits: npt.NDArray[np.float32], spec: BundleSpec) -> ClassPre
 
 def _to_labels(logits: npt.NDArray[np.float32], spec: BundleSpec) -> LabelsPrediction:
     """Logits (views, C); probabilities are averaged over the views."""
-    scores = _finite(torch.from_numpy(logits).sigmoid().mean(dim=0).numpy())
+    scores = _finite((torch.from_numpy(logits) / spec.temperature).sigmoid().mean(dim=0).numpy())
     order = np.argsort(-scores, kind="stable")
     labels = tuple(spec.labels[i] for i in order if scores[i] >= 0.5)
-    return LabelsPrediction(labels=labels, top_k=_top_k(scores, spec), scores=scores)
+    return LabelsPrediction(labels=labels, top_k=_top_k(scores, spec), scores=scores, logits=logits)
 
 
 def _to_value(logits: npt.NDArray[np.float32], spec: BundleSpec) -> ValuePrediction:
@@ -226,7 +232,7 @@ def _to_segments(logits: torch.Tensor, times_s: Sequence[float], labels: Sequenc
 
 
 _READ: dict[Task, Callable[[npt.NDArray[np.float32], BundleSpec], AnyPrediction]] = {
-    "single_label": to_prediction,
+    "single_label": _to_label,
     "multi_label": _to_labels,
     "value": _to_value,
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reelscribe.pipeline.bundle import BundleSpec
     from reelscribe.pipeline.demo import DemoResult
     from reelscribe.pipeline.doctor import Check, VideoFacts
+    from reelscribe.pipeline.jobs import Job
     from reelscribe.pipeline.predictor import AnyPrediction
     from reelscribe.pipeline.tracking.registry import AliasMove, ModelDetails, ModelVersion, Promotion, RegisteredModel, VersionComparison
     from reelscribe.pipeline.training.data import Failure
@@ -45,6 +46,8 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
                 "metrics": result.bundle.spec.metrics,
                 "temperature": result.bundle.spec.temperature,
                 "threshold": result.bundle.spec.threshold,
+                "time": asdict(result.spent) | {"samples_per_s": result.spent.samples_per_s, "verdict": result.spent.verdict},
+                "log": str(result.log_file),
                 "leaks": [asdict(leak) for leak in result.leaks],
                 "failures": [asdict(failure) for failure in result.failures],
             }
@@ -55,15 +58,16 @@ def training(result: TrainingResult, *, as_json: bool) -> None:
     against = f"{head.baseline_words} {metrics[head.baseline]:.3f}"
     say(f"validation {head.words} {metrics[head.metric]:.3f} on {metrics['clips']:.0f} clips ({against})")
     leaks(result.leaks)
-    if result.evaluation.task == "single_label":
-        _confidence(result.bundle.spec)
+    _confidence(result.bundle.spec)
     _failures(result.failures)
     aliases = "".join(f" @{alias}" for alias in result.version.aliases) if result.version else ""
     say(f"model     {result.model_uri}{aliases}   folder {result.bundle.folder}")
     if result.alias_kept:
         why = "these figures prove nothing" if result.leaks else "that version did better on the same data"
         say(f"          @{result.alias_kept} stays where it is: {why}")
+    say(f"speed     {result.spent.samples_per_s:.1f} clips/s; {result.spent.verdict}")
     say(f"run       {result.run_id}   pictures and checkpoint in {result.bundle.folder.parent}")
+    say(f"log       {result.log_file}")
     say(f"look      {how_to_look(result.tracking_uri)}")
 
 
@@ -209,6 +213,18 @@ def versions(found: list[ModelVersion], *, as_json: bool) -> None:
     print_table(["name", "version", "aliases", "created (UTC)", "top1", "recurrent", "run"], rows)
 
 
+def job(found: Job, *, as_json: bool) -> None:
+    """A command on a cluster, and what to do next."""
+    if as_json:
+        print_json(asdict(found))
+        return
+    say(f"{found.job_id}   {found.status}   {found.command}")
+    if found.message:
+        say(found.message)
+    if not found.ended:
+        say(f"look      reelscribe submitted logs {found.job_id}\nstop      reelscribe submitted stop {found.job_id}")
+
+
 def promotion(moved: Promotion, *, as_json: bool) -> None:
     """Where an alias was and is."""
     if as_json:
@@ -325,7 +341,10 @@ def leaks(found: tuple[Leak, ...]) -> None:
 
 def _confidence(spec: BundleSpec) -> None:
     metrics = spec.metrics
-    say(f"calibration error {metrics['ece_before']:.3f}, with temperature {spec.temperature:.2f} {metrics['ece']:.3f}")
+    if "ece_before" in metrics:
+        say(f"calibration error {metrics['ece_before']:.3f}, with temperature {spec.temperature:.2f} {metrics['ece']:.3f}")
+    if spec.precision is None:
+        return
     if spec.threshold is None:
         say(f"no confidence gives a precision of {spec.precision:g}: no label is accepted")
     else:

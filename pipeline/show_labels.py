@@ -12,6 +12,7 @@ from reelscribe.pipeline.labeling.stages import Failed
 from reelscribe.pipeline.show import prediction
 
 if TYPE_CHECKING:
+    from reelscribe.pipeline.labeling.estimate import Estimate
     from reelscribe.pipeline.labeling.predict import Answer
     from reelscribe.pipeline.labeling.status import JobStatus
     from reelscribe.pipeline.labeling.work import JobSummary
@@ -35,6 +36,23 @@ def labelling(summary: JobSummary, *, as_json: bool) -> None:
     say(f"report    {report}")
 
 
+def estimate(found: Estimate, *, as_json: bool) -> None:
+    """What a job will take."""
+    if as_json:
+        print_json(asdict(found))
+        return
+    failed = f", {found.sampled_failed} of them failed" if found.sampled_failed else ""
+    say(f"from a sample of {found.sampled} videos{failed}:")
+    say(f"videos    {found.videos}, {_time(found.video_s)} of video")
+    say(f"time      {_time(found.seconds)}, the first label after {found.startup_s:.0f} s; bound by {found.bound_by}")
+    say(f"          {_time(found.with_a_second_machine_s)} with a second machine like this one (--engine ray)")
+    say(f"memory    {found.memory_mb} MB")
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
 def job_status(status: JobStatus, *, as_json: bool) -> None:
     """A few lines."""
     if as_json:
@@ -47,7 +65,7 @@ def job_status(status: JobStatus, *, as_json: bool) -> None:
     for failure, number in status.failed_by_class.items():
         say(f"  {number} {failure}")
     if status.rows_per_s and status.seconds_left is not None:
-        say(f"{status.rows_per_s:.1f} rows/s, {timedelta(seconds=round(status.seconds_left))} left")
+        say(f"{status.rows_per_s:.1f} rows/s, {_time(status.seconds_left)} left")
     if status.updated:
         say(f"last committed {status.updated:%Y-%m-%d %H:%M:%S} UTC")
     if status.state == "stopped":

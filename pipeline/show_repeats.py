@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from reelscribe.pipeline.console import print_json, print_table, say
-from reelscribe.pipeline.show import how_to_look, leaks
+from reelscribe.pipeline.show import how_to_look, leaks, training
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.training.recipes.comparison import Candidate, Comparison
     from reelscribe.pipeline.training.recipes.repeats import RepeatedTraining, Spread
+    from reelscribe.pipeline.training.tune_launch import SearchResult
 
 _SHOWN = (
     "top1",
@@ -71,6 +73,27 @@ def recipes(result: Comparison, *, as_json: bool) -> None:
     leaks(tuple(leak for candidate in result.candidates for leak in candidate.repeats.leaks()))
     say(f"picture   {result.picture}")
     say(f"runs      under {result.run_id}; {how_to_look(result.tracking_uri)}")
+
+
+def search(result: SearchResult, *, as_json: bool) -> None:
+    """The trials, the best first, and the training of the best."""
+    if as_json:
+        trained = result.training
+        facts = {"run_id": result.run_id, "monitor": result.monitor, "trials": [asdict(trial) for trial in result.trials]}
+        print_json(facts | {"training": {"run_id": trained.run_id, "model": trained.model_uri, "metrics": trained.bundle.spec.metrics}})
+        return
+    keys = list(result.trials[0].settings)
+    rows = [
+        (
+            *(f"{one.settings[key]:.3g}" if isinstance(one.settings[key], float) else one.settings[key] for key in keys),
+            "failed" if one.value is None else f"{one.value:.4f}",
+            one.epochs,
+        )
+        for one in result.trials
+    ]
+    print_table([*keys, result.monitor, "epochs"], rows)
+    say(f"trials    under run {result.run_id}\n")
+    training(result.training, as_json=False)
 
 
 def _recipe_row(candidate: Candidate) -> tuple[object, ...]:

@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run
 
 
-VERBS = ["train", "compare", "evaluate", "label", "predict", "demo", "doctor"]
+VERBS = ["train", "tune", "submit", "job status", "job logs", "job stop", "compare", "evaluate", "label", "predict", "demo", "doctor"]
 VERBS += [f"registry {verb}" for verb in ("list", "show", "query", "promote", "rollback", "history", "compare")]
 
 

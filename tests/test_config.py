@@ -48,9 +48,13 @@ def test_configs_read_the_same_in_any_yaml_reader(file: Path) -> None:
 
     def compare(raw: object, checked: object, where: str) -> None:
         if isinstance(raw, dict):
-            assert isinstance(checked, BaseModel)
+            assert isinstance(checked, BaseModel | dict)
             for key, value in raw.items():
-                compare(value, getattr(checked, key), f"{where}.{key}")
+                compare(value, checked[key] if isinstance(checked, dict) else getattr(checked, key), f"{where}.{key}")
+        elif isinstance(raw, list):
+            assert isinstance(checked, list | tuple)
+            for one, other in zip(raw, checked, strict=True):
+                compare(one, other, where)
         elif isinstance(raw, str) and not isinstance(checked, str):
             assert float(raw) == checked, where
         else:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from reelscribe.pipeline.config_files import load_config
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
@@ -94,6 +96,25 @@ def test_every_secret_is_asked_for() -> None:
 def test_the_gpu_file_changes_services_that_there_are() -> None:
     assert set(GPU["services"]) <= set(COMPOSE["services"])
     assert {service["build"]["target"] for service in GPU["services"].values()} == {"gpu"}
+
+
+def test_the_kubernetes_job_trains_on_what_it_mounts() -> None:
+    spec = yaml.safe_load((ROOT / "docker" / "rayjob.yaml").read_text(encoding="utf-8"))["spec"]
+    program, verb, config, *overrides = spec["entrypoint"].split()
+    assert (program, verb) == ("reelscribe", "train")
+    settings = load_config(config, overrides)
+    cluster = spec["rayClusterSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    for group in (cluster["headGroupSpec"], workers):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert set(mounted.values()) == {volume["name"] for volume in pod["volumes"]}
+        assert settings.output in mounted
+        assert str(Path(settings.data.manifest).parent) in mounted
+        assert container["image"] in {service["image"] for service in COMPOSE["services"].values() if "image" in service}
+    assert settings.training.workers <= workers["replicas"] * int(container["resources"]["limits"]["cpu"])
+    assert cluster["authOptions"] == {"mode": "token"}
 
 
 def options(command: list[str]) -> set[str]:

@@ -84,14 +84,15 @@ def run_job(
     for a bad video.
     """
     options = options or JobOptions()
-    session = Session(started=datetime.now(UTC), engine=options.engine, device=options.device, decode=options.decode, machine=_machine())
     with open_store(out) as store:
         job = store.begin(_new_job(bundle, identity, options))
         plan = store.plan(_outside(videos, out), job)
         marks = store.committed()
         pending = [shard for shard in plan.shards if shard.number not in marks]
         redo = store.failed_rows(plan, marks.values(), options.retry)
-        job = job.model_copy(update={"state": "running", "sessions": [*job.sessions, session], "counts": count(plan, marks.values())})
+        job = job.model_copy(
+            update={"state": "running", "sessions": [*job.sessions, new_session(options)], "counts": count(plan, marks.values())}
+        )
         work = Work(store, job, plan, marks, redo)
         if pending or redo.positions or job.finished is None:
             store.write_job(job)
@@ -99,7 +100,7 @@ def run_job(
             wanted = chain(plan.videos(pending), plan.videos_at(redo))
             num_videos = sum(shard.stop - shard.start for shard in pending) + redo.num_videos
             if num_videos:
-                with closing(_outcomes(bundle, options, wanted, num_videos, clock)) as outcomes:
+                with closing(outcomes_of(bundle, options, wanted, num_videos, clock)) as outcomes:
                     work.consume(outcomes, on_progress)
             job = work.finish(clock if options.engine == "local" else None)
             store.write_job(job)
@@ -114,49 +115,60 @@ def _outside(videos: pa.Table, out: str | Path) -> pa.Table:
     return videos.filter(pc.invert(functools.reduce(pc.or_, inside)))
 
 
-def _outcomes(bundle: ModelBundle, options: JobOptions, videos: Iterable[Video], num_videos: int, clock: Clock) -> Generator[Outcome]:
+def outcomes_of(bundle: ModelBundle, options: JobOptions, videos: Iterable[Video], num_videos: int, clock: Clock) -> Generator[Outcome]:
     """The outcomes of videos, in any order, from the engine."""
-    local = options.engine == "local"
-    decode = DecodeStage(
-        bundle,
-        backend=options.decode.backend,
-        limits=options.decode.limits,
-        workers=options.decode.num_workers if local else 1,
-        windows=options.windows,
-    )
-    predict = PredictStage(bundle, device=options.device, scores=options.scores)
-    if local:
+    decode, predict = stages_of(bundle, options)
+    if options.engine == "local":
         return label_locally(videos, decode, predict, clock)
     from reelscribe.pipeline.labeling.ray_launch import label_on_ray
 
     return label_on_ray(videos, decode, predict, num_videos=num_videos, address=options.cluster_address)
 
 
+def stages_of(bundle: ModelBundle, options: JobOptions) -> tuple[DecodeStage, PredictStage]:
+    """The stages as a job with these options runs them; on Ray each decoding actor has one worker."""
+    decode = DecodeStage(
+        bundle,
+        backend=options.decode.backend,
+        limits=options.decode.limits,
+        workers=options.decode.num_workers if options.engine == "local" else 1,
+        windows=options.windows,
+    )
+    return decode, PredictStage(bundle, device=options.device, scores=options.scores)
+
+
 def _new_job(bundle: ModelBundle, identity: ModelIdentity, options: JobOptions) -> JobRecord:
     """The record of a job that starts now."""
-    spec = bundle.spec.model_dump(mode="json")
-    model = {
-        "model_name": identity.name or bundle.spec.name,
-        "model_version": identity.version,
-        "run_id": identity.run_id,
-        "weights_digest": bundle.weights_digest,
-    }
+    spec, model = bundle.spec.model_dump(mode="json"), model_facts(bundle, identity)
     return JobRecord(
         job_id=new_job_id(),
         state="running",
         created=datetime.now(UTC),
         fingerprint={
             "schema_version": SCHEMA_VERSION,
-            **model,
+            **{key: model[key] for key in ("model_name", "model_version", "run_id", "weights_digest")},
             **{key: spec[key] for key in ("task", "labels", "model", "sampling", "transform", "temperature")},
             **options.fingerprint(),
         },
-        model=model
-        | {"model_alias": identity.alias}
-        | {key: spec[key] for key in ("config_digest", "data_digest", "git_commit", "metrics")},
+        model=model,
         shard_size=options.shard_size or (WINDOWED_SHARD_SIZE if options.windows else SHARD_SIZE),
     )
 
 
-def _machine() -> Machine:
-    return Machine(host=platform.node(), platform=platform.platform(), python=platform.python_version(), cores=usable_cores())
+def model_facts(bundle: ModelBundle, identity: ModelIdentity) -> dict[str, Any]:
+    """Identity and origin of a model, as a job's record has them."""
+    spec = bundle.spec.model_dump(mode="json")
+    return {
+        "model_name": identity.name or bundle.spec.name,
+        "model_version": identity.version,
+        "run_id": identity.run_id,
+        "weights_digest": bundle.weights_digest,
+        "model_alias": identity.alias,
+        **{key: spec[key] for key in ("config_digest", "data_digest", "git_commit", "metrics")},
+    }
+
+
+def new_session(options: JobOptions) -> Session:
+    """The record of a session that starts now."""
+    machine = Machine(host=platform.node(), platform=platform.platform(), python=platform.python_version(), cores=usable_cores())
+    return Session(started=datetime.now(UTC), engine=options.engine, device=options.device, decode=options.decode, machine=machine)

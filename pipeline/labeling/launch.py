@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from reelscribe.pipeline.bundle import load_bundle
 from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.labeling.job import JobOptions, run_job
@@ -17,10 +19,11 @@ def label_videos(model: str, videos: str, *, out: str, options: JobOptions, trac
     found = fetch_model(model, uri=tracking)
     bundle = load_bundle(found.folder)
     with progress("labelling") as advance:
-
-        def on_progress(now: Progress) -> None:
-            advance(now.done, now.total, f"{now.failed} failed" if now.failed else "")
-
-        summary = run_job(bundle=bundle, identity=found, videos=table, out=out, options=options, on_progress=on_progress)
+        summary = run_job(bundle=bundle, identity=found, videos=table, out=out, options=options, on_progress=shown(advance))
     write_job_report(out, decode=options.decode)
     return summary
+
+
+def shown(advance: Callable[..., None]) -> Callable[[Progress], None]:
+    """A job's progress on a progress line."""
+    return lambda now: advance(now.done, now.total, f"{now.failed} failed" if now.failed else "")

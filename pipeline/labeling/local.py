@@ -6,9 +6,11 @@ import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 from reelscribe.pipeline.labeling.stages import DecodeStage, Outcome, PredictStage, Video
 
+BoundBy = Literal["decoding", "inference"]
 BATCH_SIZE = 8  # decoded clips, of any videos, handed to the predictor together
 
 
@@ -18,6 +20,11 @@ class Clock:
 
     predict_s: float = 0.0
     wait_s: float = 0.0
+
+    @property
+    def bound_by(self) -> BoundBy:
+        """What kept the session from being faster."""
+        return "decoding" if self.wait_s > self.predict_s else "inference"
 
 
 def label_locally(videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, clock: Clock) -> Generator[Outcome]:
@@ -29,16 +36,21 @@ def label_locally(videos: Iterable[Video], decode: DecodeStage, predict: Predict
     predict.setup()
     decode.setup()
     try:
-        decoded = decode(videos)
-        while True:
-            asked = time.monotonic()
-            batch = list(islice(decoded, BATCH_SIZE))
-            got = time.monotonic()
-            clock.wait_s += got - asked
-            if not batch:
-                return
-            outcomes = predict(batch)
-            clock.predict_s += time.monotonic() - got
-            yield from outcomes
+        yield from run_stages(videos, decode, predict, clock)
     finally:
         decode.teardown()
+
+
+def run_stages(videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, clock: Clock) -> Generator[Outcome]:
+    """``label_locally`` with stages that are set up."""
+    decoded = decode(videos)
+    while True:
+        asked = time.monotonic()
+        batch = list(islice(decoded, BATCH_SIZE))
+        got = time.monotonic()
+        clock.wait_s += got - asked
+        if not batch:
+            return
+        outcomes = predict(batch)
+        clock.predict_s += time.monotonic() - got
+        yield from outcomes

@@ -46,6 +46,15 @@ class Session(_Part):
     videos_per_s: float | None = None
 
 
+class Relabelling(_Part):
+    """Rows that another model labelled again, in place."""
+
+    started: datetime
+    where: str
+    model: dict[str, Any]
+    rows: int
+
+
 class Counts(_Part):
     """Rows of the two tables."""
 
@@ -69,6 +78,7 @@ class JobRecord(_Part):
     shard_size: int = Field(ge=1, description="rows that are committed together")
     counts: Counts = Counts()
     sessions: list[Session] = []
+    relabelled: list[Relabelling] = Field(default=[], description="rows of these say so themselves, in their columns on the model")
 
     def trace(self) -> Trace:
         """The columns that all labels of this job share."""

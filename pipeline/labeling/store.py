@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,12 +180,17 @@ class ShardStore:
 
     def failed_rows(self, plan: Plan, marks: Iterable[ShardMark], classes: Collection[str]) -> Redo:
         """Rows of the input that ended, or of which a window ended, as a failure of one of these classes."""
+        wanted = [mark for mark in marks if set(classes) & set(mark.failed_by_class)]
+        return self.rows_of(plan, wanted, lambda _, failures: failures.filter(pc.field("failure").isin(list(classes))))
+
+    def rows_of(self, plan: Plan, marks: Iterable[ShardMark], pick: Callable[[pa.Table, pa.Table], pa.Table]) -> Redo:
+        """Rows of the input of which ``pick`` takes one or more out of the labels and failures of a shard."""
         positions, rows, failed = {}, 0, 0
         for mark in sorted(marks, key=lambda mark: mark.shard):
-            if not set(classes) & set(mark.failed_by_class):
-                continue
             labels, failures = self.tables(mark.shard)
-            wanted = failures.filter(pc.field("failure").isin(list(classes)))["video_id"].unique()
+            wanted = pick(labels, failures)["video_id"].unique()
+            if not len(wanted):
+                continue
             shard = plan.shards[mark.shard]
             places = pc.index_in(wanted, value_set=plan.rows_of(shard)["video_id"].combine_chunks())
             positions[mark.shard] = sorted(shard.start + place for place in places.to_pylist())

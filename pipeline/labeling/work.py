@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-from reelscribe.pipeline.labeling.local import Clock
+from reelscribe.pipeline.labeling.local import BoundBy, Clock
 from reelscribe.pipeline.labeling.record import Counts, Engine, JobRecord
 from reelscribe.pipeline.labeling.stages import Labelled, Outcome
 from reelscribe.pipeline.labeling.store import Plan, Redo, ShardMark, ShardStore
@@ -41,7 +41,7 @@ class JobSummary:
     seconds: float  # wall clock of this session
     first_outcome_s: float | None
     videos_per_s: float | None  # of this session, from opening the folder to the end; None where nothing was left to do
-    bound_by: Literal["decoding", "inference"] | None
+    bound_by: BoundBy | None
 
 
 @dataclass(kw_only=True)
@@ -108,7 +108,7 @@ class Work:
             update["videos_per_s"] = self.finished / seconds
         if self.finished and clock is not None:
             update |= {"predict_s": clock.predict_s, "wait_s": clock.wait_s}
-            update["bound_by"] = "decoding" if clock.wait_s > clock.predict_s else "inference"
+            update["bound_by"] = clock.bound_by
         *earlier, session = self.job.sessions
         return self.job.model_copy(
             update={

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from reelscribe.pipeline.errors import ConfigError
-from reelscribe.pipeline.tracking.connection import connect, tracking_errors
+from reelscribe.pipeline.errors import ConfigError, StoppedError
+from reelscribe.pipeline.tracking.connection import connect, model_errors, tracking_errors
 from reelscribe.pipeline.tracking.provenance import environment_lock, run_tags
 from reelscribe.pipeline.tracking.uri import artifact_location
 
@@ -30,7 +30,8 @@ class RunTracker:
     """One MLflow run, open inside ``with``.
 
     The run ends FINISHED; FAILED with the error as a tag when an exception leaves the block; KILLED on an interrupt. With
-    ``parent_run_id`` it is a child run (a fold, a seed, a trial). Nothing global of MLflow is touched, so several may be open.
+    ``parent_run_id`` it is a child run (a fold, a seed, a trial); with ``run_id`` it is that run, gone on with.
+    Nothing global of MLflow is touched, so several may be open.
     Every method raises ServiceUnavailableError when the store is gone for longer than MLflow's own retries (some minutes).
     """
 
@@ -43,6 +44,7 @@ class RunTracker:
         seed: int | None = None,
         tags: Mapping[str, str] | None = None,
         parent_run_id: str | None = None,
+        run_id: str = "",
     ) -> None:
         self.uri = uri
         self.experiment = experiment
@@ -51,10 +53,15 @@ class RunTracker:
         if parent_run_id:
             self._tags["mlflow.parentRunId"] = parent_run_id
         self._client: MlflowClient | None = None
-        self._run_id = ""
+        self._run_id = run_id
 
     def __enter__(self) -> Self:
         client = connect(self.uri, create=True)
+        if self._run_id:
+            with model_errors(self.uri, f"run '{self._run_id}'"):
+                client.update_run(self._run_id, status="RUNNING")
+            self._client = client
+            return self
         with tracking_errors(self.uri):
             experiment_id = ensure_experiment(client, self.uri, self.experiment)
             tags = {key: value[:_TAG_CHARACTERS] for key, value in self._tags.items()}
@@ -108,6 +115,19 @@ class RunTracker:
         with tracking_errors(self.uri):
             for start in range(0, len(rows), _METRICS_PER_REQUEST):
                 self.client.log_batch(self.run_id, metrics=rows[start : start + _METRICS_PER_REQUEST])
+
+    def end_children(self) -> None:
+        """Mark child runs whose process was ended, and so could not say it itself, as KILLED."""
+        with tracking_errors(self.uri):
+            experiment_id = self.client.get_run(self.run_id).info.experiment_id
+            condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' and attributes.status = 'RUNNING'"
+            for run in self.client.search_runs([experiment_id], condition, max_results=1000):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def last_step(self, metric: str) -> int:
+        """The largest step at which this metric was logged, 0 where it never was."""
+        with tracking_errors(self.uri):
+            return max((int(point.step) for point in self.client.get_metric_history(self.run_id, metric)), default=0)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file, or of a folder with all in it, under ``folder`` of the run's artifacts."""
@@ -196,7 +216,7 @@ def _status_of(error: BaseException | None) -> Literal["FINISHED", "FAILED", "KI
     match error:
         case None | SystemExit(code=0 | None):
             return "FINISHED"
-        case KeyboardInterrupt() | GeneratorExit():
+        case KeyboardInterrupt() | GeneratorExit() | StoppedError():
             return "KILLED"
         case _:
             return "FAILED"

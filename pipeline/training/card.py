@@ -51,14 +51,14 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
         *(f"| {name} | {value:.4g} |" for name, value in spec.metrics.items()),
         "",
         *_by_label(evaluation),
-        *(_confidence(spec) if spec.task == "single_label" else []),
+        *_confidence(spec),
     ]
     chosen = (
         f"the epoch with the best {config.training.monitor} was kept"
         if config.training.patience
         else "the last epoch was kept, whatever its figures"
     )
-    fitted = "Temperature and threshold were fitted on the same clips. " if spec.task == "single_label" else ""
+    fitted = "What the confidence rests on was fitted on the same clips. " if _calibrated(spec) else ""
     lines += [
         "## Limits",
         "",
@@ -100,8 +100,14 @@ def _by_label(evaluation: Evaluation) -> list[str]:
     return [f"| label | {measure} |", "|---|---|", *(f"| {label} | {value:.3f} |" for label, value in values.items()), ""]
 
 
+def _calibrated(spec: BundleSpec) -> bool:
+    return "ece_before" in spec.metrics
+
+
 def _confidence(spec: BundleSpec) -> list[str]:
     """What the confidence means, and from where on to trust it."""
+    if not _calibrated(spec):
+        return []
     metrics = spec.metrics
     lines = [
         "## Confidence",

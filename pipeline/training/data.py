@@ -80,6 +80,12 @@ class TrainingData:
     failures: tuple[Failure, ...]
     task: Task = "single_label"
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 over labels, clips, targets and the names of the arrays, which the cache gives by their content; hex."""
+        splits = [[clips.video_ids, clips.targets, [[f.name for f in views] for views in clips.files]] for clips in (self.train, self.val)]
+        return hashlib.sha256(repr([self.labels, self.task, splits]).encode()).hexdigest()
+
 
 def prepare(
     splits: Splits,

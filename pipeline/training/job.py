@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,30 +17,34 @@ import torch
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, save_bundle, untrained
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress, note
-from reelscribe.pipeline.errors import ManifestError, UsageError
+from reelscribe.pipeline.errors import ManifestError, StoppedError, UsageError
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest, table_digest
 from reelscribe.pipeline.predictor import Predictor, pick_device
-from reelscribe.pipeline.report.pictures import calibration, confusion_matrix, curves, gradients
+from reelscribe.pipeline.report.pictures import calibration, confusion_matrix, curves
 from reelscribe.pipeline.tracking.provenance import git_state
 from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.registry import ModelVersion, register_model
 from reelscribe.pipeline.tracking.runs import RunTracker
 from reelscribe.pipeline.tracking.uri import tracking_uri
 from reelscribe.pipeline.training.card import model_card
+from reelscribe.pipeline.training.chatter import LOG_FILE, chatter_in
+from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import Failure, TrainingData, prepare
-from reelscribe.pipeline.training.loop import Trained, Trainer
-from reelscribe.pipeline.training.ray_launch import train_on_ray
+from reelscribe.pipeline.training.following import Follower
+from reelscribe.pipeline.training.loop import Trainer
+from reelscribe.pipeline.training.progress import EpochMetrics, Trained
+from reelscribe.pipeline.training.ray_launch import on_ray, ready, train_on_ray
 from reelscribe.pipeline.training.recipes.leaks import Leak, find_leaks
 from reelscribe.pipeline.training.recipes.splits import Splits, split_rows
+from reelscribe.pipeline.training.resumption import CONFIG_FILE, Launch, checkpoints_of, ended, held, require_checkpoint
 from reelscribe.pipeline.training.scores.calibration import fit_confidence, fit_temperature, precision_threshold, reliability
 from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate, read_anew
 from reelscribe.pipeline.training.scores.metrics import ClassificationScores, by_label
-from reelscribe.pipeline.training.steps.gradients import GradientHealth
+from reelscribe.pipeline.training.spent import TimeSpent, time_spent
+from reelscribe.pipeline.training.stopping import stoppable
 from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
-
-CONFIG_FILE = "config.yaml"  # an artifact of the run: `reelscribe train` takes it again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +56,16 @@ class TrainingResult:
     failures: tuple[Failure, ...]  # clips left out because they could not be decoded
     leaks: tuple[Leak, ...]  # between training and held-out clips, where they were allowed
     epoch_s: float  # the median time of an epoch, validation included
+    spent: TimeSpent
     run_id: str
     tracking_uri: str
     version: ModelVersion | None  # in the registry
     alias_kept: str  # the alias that was not given: the version that holds it did better, or there are leaks; else empty
+
+    @property
+    def log_file(self) -> Path:
+        """What libraries had to say."""
+        return self.bundle.folder.parent / LOG_FILE
 
     @property
     def model_uri(self) -> str:
@@ -70,12 +80,18 @@ def run_training(
     parent_run_id: str | None = None,
     cache: FeatureCache | None = None,
     leaks: tuple[Leak, ...] | None = None,
+    resume: str = "",
+    fresh: bool = False,
+    report: Callable[[EpochMetrics], None] | None = None,
 ) -> TrainingResult:
     """Train, evaluate, track and register. ``progress(what)`` opens a progress line; see console.progress.
 
-    A series of trainings gives each the id of its own run, one cache, and the leaks that it found among the same clips. Raises UsageError
-    before training starts if the config, the data, the network, the device, the output folder or the tracking server is not usable, and if
-    held-out clips leak into training.
+    A series of trainings gives each the id of its own run, one cache, and the leaks that it found among the same clips. The run ``resume``
+    is gone on with; without it the newest that was stopped of the same recipe on the same data, unless ``fresh`` or in a series.
+    ``report`` is given the figures of each epoch.
+
+    Raises UsageError before training starts if the config, the data, the network, the device, the output folder or the tracking server
+    is not usable, if held-out clips leak into training, and if the checkpoint is of another training.
     """
     output = Path(config.output).absolute()
     uri = tracking_uri(config.tracking.uri, config.output)
@@ -85,34 +101,51 @@ def run_training(
     model = model.to(pick_device(config.training.device)).eval()
     check_writable(output)
     cache = cache or FeatureCache(output / "cache")
-    tracking, data_digest = config.tracking, table_digest(table)
-    with RunTracker(uri=uri, experiment=tracking.experiment, run_name=config.name, seed=config.seed, parent_run_id=parent_run_id) as run:
-        log_recipe(run, config, data_digest, table.num_rows)
-        folder = output / config.name / run.run_id
+    data_digest = table_digest(table)
+    launch = Launch.of(config, data_digest, uri)
+    run_id = resume or ("" if fresh or parent_run_id else launch.interrupted(output / config.name, config))
+    if run_id:
+        found = require_checkpoint(config, output / config.name / run_id)
+        note(f"going on with run {run_id} in epoch {found.epoch}, after step {found.step}" + ("" if resume else " (--fresh starts anew)"))
+    tracking = config.tracking
+    run = RunTracker(
+        uri=uri, experiment=tracking.experiment, run_name=config.name, seed=config.seed, parent_run_id=parent_run_id, run_id=run_id
+    )
+    with ready(config), run, held(folder := output / config.name / run.run_id), chatter_in(folder / LOG_FILE):
+        if not run_id:
+            log_recipe(run, config, data_digest, table.num_rows)
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
             if leaks is None:
                 with progress("looking for leaks") as advance:
                     leaks = find_leaks(splits, config, pool=pool, cache=cache, progress=advance)
             if leaks:
                 run.set_tags({"reelscribe.leaks": f"{len(leaks)}: " + "; ".join(str(leak) for leak in leaks)})
+            began = time.perf_counter()
             with progress("decoding and encoding") as advance:
                 data = prepare(splits, config, model, pool=pool, cache=cache, progress=advance)
-            trained, epoch_s = _fit(config, data, folder, run, progress)
+            decoding_s = time.perf_counter() - began
+            checkpoints = None if parent_run_id else _ready_to_keep(config, folder, data, launch)
+            with progress("training") as advance, stoppable(folder):
+                follower = Follower(config, _spec(config, data), folder, run, clips=len(data.train), advance=advance, report=report)
+                trained = _fit_or_stop(config, data, folder, follower, checkpoints)
             raw = _evaluate(config, splits, data, trained, folder / "model", pool, progress)
         bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", data_digest)
+        spent = time_spent(decoding_s, follower.speeds, follower.storing_s)
+        run.log_metrics(spent.metrics)
         _log_results(run, folder, trained, bundle, raw, evaluation, data)
         version = _register(config, bundle, run.run_id, uri)
-    alias_kept = config.tracking.alias if version and config.tracking.alias not in version.aliases else ""
+        ended(folder)
     return TrainingResult(
         bundle=bundle,
         evaluation=evaluation,
         failures=data.failures,
         leaks=leaks,
-        epoch_s=epoch_s,
+        epoch_s=follower.epoch_s,
+        spent=spent,
         run_id=run.run_id,
         tracking_uri=uri,
         version=version,
-        alias_kept=alias_kept,
+        alias_kept=config.tracking.alias if version and config.tracking.alias not in version.aliases else "",
     )
 
 
@@ -143,56 +176,43 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"the output folder {folder} cannot be written: {error.strerror}; choose another by output=FOLDER") from error
 
 
-def _fit(config: Config, data: TrainingData, folder: Path, run: RunTracker, progress: OpenProgress) -> tuple[Trained, float]:
-    """Run the loop, in this process or on Ray; every epoch is tracked and leaves a checkpoint that can be used as a model.
-
-    Returns also the median seconds of an epoch.
-    """
-    told: set[str] = set()  # a warning comes once, however often it is true
-    figure = TASKS[config.task].figure
-    ended, seconds = time.perf_counter(), list[float]()
-    with progress("training") as advance:
-
-        def on_epoch(trained: Trained) -> None:
-            nonlocal ended
-            seconds.append(time.perf_counter() - ended)
-            metrics = trained.history[-1]
-            epoch = int(metrics["epoch"])
-            run.log_metrics({name: value for name, value in metrics.items() if name != "epoch"} | {"epoch_s": seconds[-1]}, step=epoch)
-            save_bundle(
-                folder / "checkpoint", spec=_spec(config, data), state=trained.state, card=f"Epoch {trained.epoch} of {config.name}.\n"
-            )
-            if trained.health:
-                _log_gradients(trained.health, epoch, folder, run, told)
-            advance(epoch, config.training.epochs, f"loss {metrics['train_loss']:.3f}, validation {figure} {metrics[f'val_{figure}']:.3f}")
-            ended = time.perf_counter()
-
-        if config.training.workers > 1 or config.cluster.address:
-            trained = train_on_ray(config, data, folder=folder, on_epoch=on_epoch)
-        else:
-            trainer = Trainer(
-                untrained(config, data.labels),
-                config.training,
-                data,
-                seed=config.seed,
-                device=pick_device(config.training.device),
-                augmentation=config.augmentation,
-                caption=config.caption,
-                folder=folder,
-            )
-            trained = trainer.fit(on_epoch)
-    return trained, statistics.median(seconds)
+def _ready_to_keep(config: Config, folder: Path, data: TrainingData, launch: Launch) -> Checkpoints:
+    """Before a training that may take hours: checkpoints can be written, and one that is there was made with these clips."""
+    checkpoints = checkpoints_of(config, folder, data.digest)
+    checkpoints.check_writable()
+    found = checkpoints.newest()
+    if found:
+        checkpoints.require_same(found)
+    launch.begin(folder)
+    return checkpoints
 
 
-def _log_gradients(health: GradientHealth, epoch: int, folder: Path, run: RunTracker, told: set[str]) -> None:
-    """Track a picture of the gradients, and say what is wrong with them."""
-    picture = folder / f"gradients_{epoch:04}.png"
-    gradients(health.by_frame, health.of_last, health.by_layer, picture)
-    run.log_artifact(picture, "pictures")
-    kind, _, _ = health.warning.partition(":")
-    if kind and kind not in told:
-        told.add(kind)
-        note(f"epoch {epoch}: {health.warning}")
+def _fit_or_stop(config: Config, data: TrainingData, folder: Path, follower: Follower, checkpoints: Checkpoints | None) -> Trained:
+    try:
+        return _fit(config, data, folder, follower, checkpoints)
+    except StoppedError as error:
+        if not checkpoints:
+            raise
+        raise StoppedError(f"{error}; to go on: the same command, or reelscribe train --resume {folder.name}") from None
+
+
+def _fit(config: Config, data: TrainingData, folder: Path, follower: Follower, checkpoints: Checkpoints | None) -> Trained:
+    """Run the loop, in this process or on Ray."""
+    if on_ray(config):
+        return train_on_ray(config, data, folder=folder, on_epoch=follower.on_epoch, on_step=follower.on_step, checkpoints=checkpoints)
+    trainer = Trainer(
+        untrained(config, data.labels),
+        config.training,
+        data,
+        seed=config.seed,
+        device=pick_device(config.training.device),
+        augmentation=config.augmentation,
+        caption=config.caption,
+        folder=folder,
+        checkpoints=checkpoints,
+        on_step=follower.on_step,
+    )
+    return trainer.fit(follower.on_epoch)
 
 
 def _spec(config: Config, data: TrainingData, **extra: Any) -> BundleSpec:
@@ -221,7 +241,7 @@ def _evaluate(
 def _finish(
     config: Config, data: TrainingData, trained: Trained, raw: Evaluation, leaks: tuple[Leak, ...], folder: Path, data_digest: str
 ) -> tuple[ModelBundle, Evaluation]:
-    """Save the model whole: of a single label, calibrated on the validation clips, with the threshold for the wanted precision."""
+    """Save the model whole: where it gives labels of clips, calibrated on the validation clips."""
     git = git_state(Path.cwd())
     spec = _spec(
         config,
@@ -232,7 +252,7 @@ def _finish(
         git_commit=git.commit if git else "",
     )
     evaluation = raw
-    if config.task == "single_label":
+    if raw.logits():
         spec, evaluation = _calibrated(spec, raw, config.evaluation.precision)
     if config.task == "caption":
         spec, evaluation = _calibrated_captions(spec, raw)
@@ -242,13 +262,14 @@ def _finish(
 
 
 def _calibrated(spec: BundleSpec, raw: Evaluation, precision: float) -> tuple[BundleSpec, Evaluation]:
-    """With a temperature and a threshold, both from the validation clips, and the calibration error before."""
-    logits = torch.from_numpy(np.stack([found.logits for found in raw.labelled().values()]))
-    targets = torch.tensor([spec.labels.index(row["label"]) for row in raw.truth.values()])
-    spec = spec.model_copy(update={"temperature": fit_temperature(logits, targets)})
-    threshold = precision_threshold(*read_anew(raw, spec).confidences(), precision)
+    """With a temperature, and the calibration error before; of a single label also with a threshold. All from the validation clips."""
+    logits = torch.from_numpy(np.stack(list(raw.logits().values())))
+    targets = torch.tensor([TASKS[spec.task].target(row, spec.labels) for row in raw.truth.values()])
     before = {"ece_before": raw.scores.metrics["ece"]}
-    spec = spec.model_copy(update={"precision": precision, "threshold": threshold, "metrics": before})
+    spec = spec.model_copy(update={"temperature": fit_temperature(logits, targets), "metrics": before})
+    if spec.task == "single_label":
+        threshold = precision_threshold(*read_anew(raw, spec).confidences(), precision)
+        spec = spec.model_copy(update={"precision": precision, "threshold": threshold})
     return spec, read_anew(raw, spec)
 
 

@@ -6,11 +6,11 @@ slice of every global batch, and gradients are averaged so that the step equals 
 
 from __future__ import annotations
 
-import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 import torch.distributed
@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
+from reelscribe.pipeline.errors import OutputConflictError, StoppedError, UsageError
 from reelscribe.pipeline.predictor import frame_gaps
+from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
+from reelscribe.pipeline.training.progress import EpochMetrics, Progress, Speed, Trained, like
 from reelscribe.pipeline.training.steps import bad_batch
 from reelscribe.pipeline.training.steps.batches import Batches, Draw
 from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
@@ -27,13 +30,12 @@ from reelscribe.pipeline.training.steps.optimization import Schedule, averaged, 
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes
 from reelscribe.pipeline.training.steps.self_critical import SelfCritic
 from reelscribe.pipeline.training.steps.validation import CaptionValidation, LogitsValidation, Validation
+from reelscribe.pipeline.training.stopping import STOP_FILE
 from reelscribe.pipeline.training.tasks import TASKS, References
 
 if TYPE_CHECKING:
     from reelscribe.models.captioner import Captioner
     from reelscribe.models.recognizer import Recognizer
-
-EpochMetrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -53,23 +55,28 @@ class World:
             torch.distributed.all_reduce(value)
         return value
 
+    def all(self, value: Tensor) -> Tensor:
+        """The values of all workers (workers, ...)."""
+        values = [torch.empty_like(value) for _ in range(self.size)]
+        if self.size > 1:
+            torch.distributed.all_gather(values, value)
+        return torch.stack(values) if self.size > 1 else value[None]
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What a training leaves."""
-
-    state: dict[str, Tensor]  # the weights kept
-    history: list[EpochMetrics]  # one entry per epoch
-    epoch: int  # the epoch whose weights were kept, from 1
-    val_logits: Tensor  # (N, outputs) of the weights kept, in the order of the validation clips; of captions see CaptionValidation
-    health: GradientHealth | None = None  # of the gradients in the last epoch, where it was measured
+    def agreed(self, value: str) -> str:
+        """What the first worker says."""
+        said = [value]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(said)
+        return said[0]
 
 
 class Trainer:
     """Trains one network on prepared clips.
 
     ``wrap`` turns the network into a data-parallel one on a cluster (Ray Train's ``prepare_model``); in one process it is left out.
-    ``folder`` is for what a person should look at when training cannot go on.
+    ``folder`` is for what a person should look at when training cannot go on, and where a stop is asked for (see `stopping`);
+    ``on_step`` is told how many steps are done. With ``checkpoints`` it goes on from the newest one, inside the epoch, and leaves new ones;
+    every draw has a seed of its epoch and step, so the position alone says what is drawn next.
     """
 
     def __init__(
@@ -85,9 +92,11 @@ class Trainer:
         folder: Path | None = None,
         world: World | None = None,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
+        checkpoints: Checkpoints | None = None,
+        on_step: Callable[[int], None] | None = None,
     ) -> None:
         self.config, self.data, self.seed, self.device, self.folder = config, data, seed, device, folder
-        self.world = world or World()
+        self.world, self.checkpoints, self.on_step = world or World(), checkpoints, on_step
         self.model = model.to(device)
         self.average = averaged(self.model, config.ema_decay)
         self.plain = ArrayNetwork(self.model)
@@ -105,7 +114,9 @@ class Trainer:
             else None
         )
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.learning_rate)
-        self.schedule = Schedule(self.optimizer, config, len(self.batches.epoch(1)))
+        self.schedule = Schedule(self.optimizer, config, len(self.batches))
+        self.at = Progress()
+        self.loading_s = self.storing_s = 0.0  # of the epoch
 
     @property
     def result(self) -> Recognizer | Captioner:
@@ -116,49 +127,142 @@ class Trainer:
         """Train for all epochs, or until the monitored figure has not improved for ``patience`` epochs.
 
         With patience the weights of the best epoch are kept, else the last. ``on_epoch`` is given what would be left if training ended
-        now. Raises TrainingError on a loss or a gradient that is not finite.
+        now; after a resumption, once before the first step, so that nothing is missed. Raises TrainingError on a loss or a gradient that is
+        not finite, OutputConflictError for a checkpoint of another network.
         """
-        history: list[EpochMetrics] = []
-        kept: Trained | None = None
-        for epoch in range(1, self.config.epochs + 1):
-            learning_rate, health = self.schedule.learning_rate, self._gradient_health(epoch)
-            metrics: EpochMetrics = {"epoch": float(epoch), "learning_rate": learning_rate, **self._train_epoch(epoch)}
-            logits, val_metrics = self.validate()
-            history.append(metrics | val_metrics | (health.metrics if health else {}))
-            monitored = val_metrics[self.config.monitor]
-            if kept is None or not self.config.patience or is_better(monitored, self._monitored(kept), self.config.monitor):
-                kept = Trained(state=_copy_state(self.result), history=list(history), epoch=epoch, val_logits=logits, health=health)
-            else:
-                kept = replace(kept, history=list(history), health=health)
-            on_epoch(kept)
+        self._go_on()
+        if self.at.kept:
+            on_epoch(self.at.kept)
+        while not self._is_over():
+            monitored = self._epoch()
+            assert self.at.kept is not None
+            on_epoch(self.at.kept)
             self.schedule.end_epoch(monitored)
-            if self.config.patience and epoch - kept.epoch >= self.config.patience:
-                break
-        assert kept is not None
-        return kept
+            if self.checkpoints and self.checkpoints.due_after(self.at.epoch - 1):
+                self._save(monitored)
+        assert self.at.kept is not None
+        return self.at.kept
+
+    def _is_over(self) -> bool:
+        at = self.at
+        waited = at.epoch - 1 - at.kept.epoch if at.kept else 0
+        return at.epoch > self.config.epochs or bool(self.config.patience and waited >= self.config.patience)
+
+    def _epoch(self) -> float:
+        """Train what is left of the epoch and validate; returns the monitored figure."""
+        at, began, done = self.at, time.perf_counter(), self.at.step
+        storing_s, self.loading_s, self.storing_s = self.storing_s, 0.0, 0.0
+        metrics: EpochMetrics = {"epoch": float(at.epoch), **self._train_epoch()}
+        clips, trained = len(self.data.train) - done * self.config.batch_size, time.perf_counter()
+        logits, val_metrics = self.validate()
+        speed = Speed(
+            clips=clips,
+            training_s=trained - began - self.storing_s,
+            loading_s=self.loading_s,
+            validation_s=time.perf_counter() - trained,
+            storing_s=storing_s + self.storing_s,
+        )
+        self.storing_s = 0.0
+        at.history.append(metrics | val_metrics | (at.health.metrics if at.health else {}))
+        monitored = val_metrics[self.config.monitor]
+        if at.kept is None or not self.config.patience or is_better(monitored, self._monitored(at.kept), self.config.monitor):
+            state = _copy_state(self.result)
+            at.kept = Trained(state=state, history=list(at.history), epoch=at.epoch, val_logits=logits, health=at.health, speed=speed)
+        else:
+            at.kept = replace(at.kept, history=list(at.history), health=at.health, speed=speed)
+        at.epoch, at.step = at.epoch + 1, 0
+        return monitored
 
     def _monitored(self, kept: Trained) -> float:
         return kept.history[kept.epoch - 1][self.config.monitor]
 
-    def _train_epoch(self, epoch: int) -> EpochMetrics:
+    def _train_epoch(self) -> EpochMetrics:
+        at = self.at
+        if not at.step:
+            at.learning_rate, at.health = self.schedule.learning_rate, self._gradient_health(at.epoch)
+            at.sums = torch.zeros(2, device=self.device)
         self.network.train()
-        if self.critic and epoch > self.config.epochs - self.config.self_critical_epochs:
+        if self.critic and at.epoch > self.config.epochs - self.config.self_critical_epochs:
             self.passes.critic = self.critic
         if self.config.scheduled_sampling:
-            cast("Captioner", self.model).scheduled_sampling = self.config.scheduled_sampling * (epoch - 1) / max(1, self.config.epochs - 1)
-        sums = torch.zeros(2, device=self.device)  # loss, score
-        for step, draws in enumerate(self.batches.epoch(epoch)):
-            sums += self._train_step(epoch, step, draws)
-        loss, score = self.world.total(sums).tolist()
+            share = (at.epoch - 1) / max(1, self.config.epochs - 1)
+            cast("Captioner", self.model).scheduled_sampling = self.config.scheduled_sampling * share
+        for step, draws in list(enumerate(self.batches.epoch(at.epoch)))[at.step :]:
+            at.sums = at.sums + self._train_step(at.epoch, step, draws)
+            at.step = step + 1
+            if self._stop_asked():
+                self._save()
+                raise StoppedError(f"stopped in epoch {at.epoch} of {self.config.epochs}, after step {at.step} of {len(self.batches)}")
+            steps = (at.epoch - 1) * len(self.batches) + at.step
+            if self.on_step and not self.world.rank and at.step < len(self.batches):
+                self.on_step(steps)
+            if self.checkpoints and self.checkpoints.due(steps=steps):
+                self._save()
+        loss, score = self.world.total(at.sums.clone()).tolist()
         clips = len(self.data.train)
-        return {"train_loss": loss / clips, f"train_{self.task.figure}": score / clips}
+        return {"learning_rate": at.learning_rate, "train_loss": loss / clips, f"train_{self.task.figure}": score / clips}
+
+    def _stop_asked(self) -> bool:
+        """Whether any worker sees the request; all get the same answer, after the same step."""
+        if not self.folder:
+            return False
+        seen = float((self.folder / STOP_FILE).exists())
+        return bool(self.world.total(torch.tensor(seen, device=self.device)))
+
+    def _save(self, monitored: float | None = None) -> None:
+        """Leave a checkpoint; the first worker writes it."""
+        began = time.perf_counter()
+        sums = self.world.all(self.at.sums)
+        if self.checkpoints and not self.world.rank:
+            state = self.state_dict() | {"sums": sums}
+            at, monitor = self.at, self.config.monitor
+            self.checkpoints.save(state, epoch=at.epoch, step=at.step, monitor=monitor, monitored=monitored)
+        self.storing_s += time.perf_counter() - began
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the training goes on with but each worker's sums: tensors, numbers and text in dicts and lists."""
+        model = self.model.state_dict()
+        average = self.average and self.average.state_dict()
+        return {
+            "model": model,
+            "average": average and like(average, {f"module.{name}": tensor for name, tensor in model.items()}),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "progress": self.at.to_state(self.result.state_dict()),
+            "random": torch.get_rng_state(),
+        }
+
+    def _go_on(self) -> None:
+        """From the newest checkpoint, where there is one. The workers may be more or fewer than those that left it."""
+        found = self.checkpoints.newest() if self.checkpoints else None
+        name = self.world.agreed(found.name if found else "")
+        if not self.checkpoints or not name:
+            return
+        if found is None or found.name != name:
+            raise UsageError(f"worker {self.world.rank} does not see the checkpoint {name} in {self.checkpoints.root}: share this folder")
+        state = self.checkpoints.load(found)
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise OutputConflictError(f"the checkpoint {name} in {self.checkpoints.root} is of another network: {error}") from error
+        self.schedule.load_state_dict(state["schedule"])
+        self.at = Progress.from_state(state["progress"])
+        sums: Tensor = state["sums"]
+        mine = sums[self.world.rank] if len(sums) == self.world.size else sums.sum(dim=0) * (self.world.rank == 0)
+        self.at.sums = mine.to(self.device)
+        torch.set_rng_state(state["random"])
 
     def _train_step(self, epoch: int, step: int, draws: list[Draw]) -> Tensor:
         """One optimizer step on the global batch; returns this worker's sums of loss and score."""
         part = self.world.part(len(draws))
         rows = range(part.start, part.stop)
         weight = 1.0 if rows else 0.0  # a worker with no clip in a short last batch still takes part in the averaging
+        began = time.perf_counter()
         batch = self.batches.load(epoch, step, draws, rows or range(1))
+        self.loading_s += time.perf_counter() - began
         self.optimizer.zero_grad(set_to_none=True)
         scale = weight * self.world.size / len(draws)  # averaged over workers this is the mean over the global batch
         sums = weight * self.passes(batch, scale=scale, seed=stable_seed(self.seed, "dropout", epoch, step))
@@ -210,4 +314,7 @@ class Trainer:
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    """What may still change is copied; a frozen encoder, most of a model, is not."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return {name: tensor if name in frozen else tensor.clone() for name, tensor in state.items()}

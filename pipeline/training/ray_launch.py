@@ -1,73 +1,150 @@
-"""The training loop on Ray Train: placement and process groups are Ray's, the loop is the one of `loop`."""
+"""The training loop on Ray Train: placement, restarts and process groups are Ray's, the loop is the one of `loop`.
+
+Workers go on from the newest checkpoint of the run (see `checkpoints`), whoever left it: Ray's own list of checkpoints can be read by
+the same version of Ray alone, and a run may go on in one process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reelscribe.pipeline.bundle import untrained
 from reelscribe.pipeline.cluster import cluster
-from reelscribe.pipeline.config import Config
-from reelscribe.pipeline.errors import TrainingError, UsageError
+from reelscribe.pipeline.config import Config, TrainingConfig
+from reelscribe.pipeline.errors import ReelScribeError, TrainingError, UsageError
+from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData
-from reelscribe.pipeline.training.loop import Trained, Trainer, World
+from reelscribe.pipeline.training.loop import Trainer, World
+from reelscribe.pipeline.training.progress import Trained
+
+STEP_EVERY_S = 1.0  # between two words on how far it is
 
 
-def train_on_ray(config: Config, data: TrainingData, *, folder: Path, on_epoch: Callable[[Trained], None]) -> Trained:
-    """Train on ``config.training.workers`` workers of the cluster at ``config.cluster.address``, or of one started here.
+def train_on_ray(
+    config: Config,
+    data: TrainingData,
+    *,
+    folder: Path,
+    on_epoch: Callable[[Trained], None],
+    on_step: Callable[[int], None],
+    checkpoints: Checkpoints | None,
+) -> Trained:
+    """Train on ``config.training.workers`` workers of the cluster at ``config.cluster.address``, or of one started here. See `ready`.
 
-    ``on_epoch`` runs in this process, as rank 0 finishes each epoch. ``folder`` is for Ray's own files; every worker must reach it and the
-    files of ``data``. Raises UsageError where the cluster lacks what is asked, ServiceUnavailableError where none answers, TrainingError
-    where a worker fails.
+    ``on_epoch`` runs in this process, as rank 0 finishes each epoch, and again for the last one of a checkpoint that workers go on from;
+    ``on_step`` with the steps done, once a second.
+    ``folder`` is for Ray's own files; every worker must reach it, the files of ``data`` and the checkpoints. Raises UsageError where one
+    does not reach a file, TrainingError where workers fail more often than ``training.max_restarts``.
     """
     with cluster(config.cluster.address):
         import ray
-        from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
         from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        wanted = {"CPU": float(config.training.workers), "GPU": config.training.workers * config.training.gpus_per_worker}
-        there = ray.cluster_resources()
-        for kind, amount in wanted.items():
-            if amount > there.get(kind, 0):
-                raise UsageError(
-                    f"{config.training.workers} workers need {amount:g} {kind}s, the cluster has {there.get(kind, 0):g}; "
-                    "lower training.workers or training.gpus_per_worker"
-                )
-        queue = Queue(actor_options={"num_cpus": 0})
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        session = ray.get_runtime_context().get_session_name()
+        logging.getLogger("reelscribe").info("Ray %s; its own logs are in %s/logs, on each node", ray.__version__, session)
+        queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # another node may die
+        task = {
+            "config": config.model_dump(mode="json"),
+            "data": data,
+            "folder": folder.absolute(),
+            "queue": queue,
+            "checkpoints": checkpoints,
+        }
         trainer = TorchTrainer(
             _train_on_worker,
-            train_loop_config={"config": config.model_dump(mode="json"), "data": data, "folder": folder.absolute(), "queue": queue},
+            train_loop_config=task,
             scaling_config=ScalingConfig(
                 num_workers=config.training.workers,
                 use_gpu=config.training.gpus_per_worker > 0,
                 resources_per_worker={"CPU": 1, "GPU": config.training.gpus_per_worker},
             ),
-            run_config=RunConfig(name="ray", storage_path=str(folder.absolute())),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(folder.absolute()),
+                failure_config=FailureConfig(max_failures=config.training.max_restarts),
+            ),
         )
         with ThreadPoolExecutor(max_workers=1) as thread:
-            last = thread.submit(_hand_on, queue, on_epoch)
-            try:
-                trainer.fit()
-            except TrainingFailedError as error:
-                queue.put(TrainingError(f"training on Ray failed: {error}"))  # unless a worker gave its own reason before
-            finally:
-                queue.put(None)
-            trained = last.result()
+            thread.submit(_fit, trainer, queue)  # what came of it comes through the queue
+            trained = _hand_on(queue, on_epoch, on_step)
         if trained is None:
             raise TrainingError("the workers ended without a single epoch")
         return trained
 
 
-def _hand_on(queue: Any, on_epoch: Callable[[Trained], None]) -> Trained | None:
+@contextmanager
+def ready(config: Config) -> Iterator[None]:
+    """Inside, the cluster that a training needs is at hand, and large enough; one process needs none.
+
+    Raises UsageError or ServiceUnavailableError, before hours of decoding.
+    """
+    if not on_ray(config):
+        yield
+        return
+    with cluster(config.cluster.address):
+        import ray
+
+        require_places(config.training, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        yield
+
+
+def on_ray(config: Config) -> bool:
+    """Whether a training runs on Ray."""
+    return config.training.workers > 1 or bool(config.cluster.address)
+
+
+def require_places(training: TrainingConfig, nodes: Iterable[Mapping[str, float]]) -> None:
+    """Raises UsageError unless nodes with these resources hold all workers: Ray would wait for more nodes, for ever."""
+    gpus = training.gpus_per_worker
+    resources = list(nodes)
+    places = sum(
+        int(min(node.get("CPU", 0), node.get("GPU", 0) / gpus if gpus else training.workers)) if node.get("CPU") else 0
+        for node in resources
+    )
+    if places < training.workers:
+        total = {kind: sum(node.get(kind, 0) for node in resources) for kind in ("CPU", "GPU")}
+        raise UsageError(
+            f"{training.workers} workers need 1 CPU and {gpus:g} GPUs each, the cluster has {total['CPU']:g} CPUs "
+            f"and {total['GPU']:g} GPUs on {len(resources)} node(s), room for {places} workers; "
+            "lower training.workers or training.gpus_per_worker"
+        )
+
+
+def _fit(trainer: Any, queue: Any) -> None:
+    """In a thread, as Ray Train would else take Ctrl-C over; None in the queue says that nothing more comes."""
+    from ray.train import TrainingFailedError
+
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        queue.put(TrainingError(f"training on Ray failed: {error}"))  # unless a worker gave its own reason before
+    except Exception as error:
+        queue.put(error)
+    finally:
+        queue.put(None)
+
+
+def _hand_on(queue: Any, on_epoch: Callable[[Trained], None], on_step: Callable[[int], None]) -> Trained | None:
     """Take what workers send until None comes; returns the last of rank 0's epochs, or raises the first error."""
     last: Trained | None = None
-    errors: list[TrainingError] = []
+    errors: list[Exception] = []
     while (sent := queue.get()) is not None:
-        if isinstance(sent, TrainingError):
+        if isinstance(sent, Exception):
             errors.append(sent)
+        elif isinstance(sent, int):
+            on_step(sent)
         else:
             last = sent
             on_epoch(sent)
@@ -77,27 +154,59 @@ def _hand_on(queue: Any, on_epoch: Callable[[Trained], None]) -> Trained | None:
 
 
 def _train_on_worker(task: dict[str, Any]) -> None:
-    """Runs on every worker."""
+    """Runs on every worker. An error of ours is told and ends the training: the same would come again."""
     import ray.train
-    from ray.train.torch import get_device, prepare_model
+    from ray.train.torch import get_device
 
-    config = Config.model_validate(task["config"])
-    data: TrainingData = task["data"]
-    context = ray.train.get_context()
-    trainer = Trainer(
+    context, queue = ray.train.get_context(), task["queue"]
+    world = World(context.get_world_rank(), context.get_world_size())
+    try:
+        _require_files(task["data"], world, get_device())
+        _trainer(task, world, get_device()).fit(queue.put if world.rank == 0 else lambda _: None)
+    except ReelScribeError as error:
+        queue.put(error)
+
+
+def _trainer(task: dict[str, Any], world: World, device: torch.device) -> Trainer:
+    from ray.train.torch import prepare_model
+
+    config, data = Config.model_validate(task["config"]), task["data"]
+    # Buckets that DDP makes anew after the first step would add gradients up in another order after a resumption than without one.
+    options = {"find_unused_parameters": device.type == "cpu"}
+    return Trainer(
         untrained(config, data.labels),
         config.training,
         data,
         seed=config.seed,
-        device=get_device(),
+        device=device,
         augmentation=config.augmentation,
         caption=config.caption,
         folder=task["folder"],
-        world=World(context.get_world_rank(), context.get_world_size()),
-        wrap=prepare_model,
+        world=world,
+        wrap=lambda module: prepare_model(module, parallel_strategy_kwargs=options),
+        checkpoints=task["checkpoints"],
+        on_step=_now_and_then(task["queue"].put),
     )
-    try:
-        trainer.fit(task["queue"].put if context.get_world_rank() == 0 else lambda _: None)
-    except TrainingError as error:
-        task["queue"].put(error)
-        raise
+
+
+def _now_and_then(tell: Callable[[int], None]) -> Callable[[int], None]:
+    told = time.monotonic()
+
+    def on_step(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= STEP_EVERY_S:
+            told = time.monotonic()
+            tell(done)
+
+    return on_step
+
+
+def _require_files(data: TrainingData, world: World, device: torch.device) -> None:
+    """Raises UsageError, on every worker, where one of them does not reach a file of the data."""
+    files = [file for clips in (data.train, data.val) for views in clips.files for file in views]
+    missing = [file for file in files if not file.is_file()]
+    if world.total(torch.tensor(float(len(missing)), device=device)):
+        where = (
+            f"worker {world.rank} does not reach {len(missing)} of {len(files)} files, e.g. {missing[0]}" if missing else "another worker"
+        )
+        raise UsageError(f"{where}: the output folder must be one that all nodes share; choose it by output=FOLDER")

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import log_loss
 
 from reelscribe.pipeline.training.scores.calibration import fit_temperature, precision_threshold, reliability
 
@@ -18,6 +19,15 @@ def test_temperature_is_found(true_temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(20_000, 4, generator=generator)
     targets = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    assert fit_temperature(logits * true_temperature, targets) == pytest.approx(true_temperature, rel=0.05)
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
+def test_temperature_of_labels_that_stand_by_themselves_is_found(true_temperature: float) -> None:
+    """Each label drawn with the sigmoid of its logit, which is then scaled."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(8_000, 4, generator=generator)
+    targets = torch.bernoulli(logits.sigmoid(), generator=generator).long()
     assert fit_temperature(logits * true_temperature, targets) == pytest.approx(true_temperature, rel=0.05)
 
 
@@ -37,6 +47,16 @@ def test_views_are_calibrated_as_they_are_averaged() -> None:
     best = grid[losses.argmin()].item()
     assert fit_temperature(logits, targets) == pytest.approx(best, abs=0.02)
     assert fit_temperature(logits[:, 0], targets) > best + 0.3
+
+
+def test_views_of_many_labels_are_calibrated_as_they_are_averaged() -> None:
+    """Against a fine grid of temperatures and scikit-learn's loss of the mean probabilities."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 6 * torch.randn(300, 5, 3, generator=generator)
+    targets = torch.bernoulli((logits / 2).sigmoid().mean(dim=1), generator=generator).long()
+    grid = np.arange(0.5, 5, 0.02)
+    losses = [log_loss(targets.flatten(), (logits / t).sigmoid().mean(dim=1).flatten()) for t in grid]
+    assert fit_temperature(logits, targets) == pytest.approx(grid[int(np.argmin(losses))], abs=0.03)
 
 
 @settings(deadline=None)

@@ -12,16 +12,16 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from reelscribe.pipeline.bundle import load_bundle
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.config_files import load_config
 from reelscribe.pipeline.console import progress
-from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, TrainingError, UsageError
+from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, TrainingError
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.tracking.runs import RunTracker
-from reelscribe.pipeline.training.job import TrainingResult, _log_gradients, run_training
+from reelscribe.pipeline.training.following import Follower
+from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.steps.gradients import GradientHealth
 
 
@@ -110,11 +110,13 @@ def check_that_the_saved_model_says_what_the_loop_heard(result: TrainingResult) 
     assert told.weight.abs().min() > 0
 
 
-def test_a_gradient_that_vanishes_is_said_once(trained: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told: set[str] = set()
+def test_a_gradient_that_vanishes_is_said_once(
+    trained: TrainingResult, tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with RunTracker(uri=trained.tracking_uri, experiment="gradients") as run:
+        follower = Follower(tiny_config, trained.bundle.spec, tmp_path, run, clips=1, advance=print)
         for epoch, first in ((1, 1.0), (2, 1e-9), (3, 1e-8)):
-            _log_gradients(GradientHealth(by_frame=(1.0, 1.0), of_last=(first, 1.0), by_layer={}), epoch, tmp_path, run, told)
+            follower.log_gradients(GradientHealth(by_frame=(1.0, 1.0), of_last=(first, 1.0), by_layer={}), epoch)
     said = capsys.readouterr().err
     assert said.count("vanishes") == 1
     assert "epoch 2: the gradient vanishes: 2 frames before the last state it is 1e-09 of" in said
@@ -142,17 +144,6 @@ def test_a_run_that_diverges_fails_and_keeps_the_batch(tiny_config: Config) -> N
     check_the_batch_that_was_kept(tiny_config, str(caught.value))
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_run_that_diverges_on_ray_says_the_same(tiny_config: Config) -> None:
-    config = poisoned(tiny_config)
-    config = config.model_copy(update={"training": config.training.model_copy(update={"workers": 2})})
-    with pytest.raises(TrainingError, match=r"^epoch 1, step \d+: .* lower training\.learning_rate") as caught:
-        run_training(config, progress=progress)
-    check_the_batch_that_was_kept(config, str(caught.value))
-
-
 def test_leaks_that_are_allowed_mark_the_result(tiny_config: Config, drawn: Path, tmp_path: Path) -> None:
     lines = (drawn / "manifest.csv").read_text().splitlines()
     rows = [f"{drawn / line}" for line in lines[1:]]
@@ -174,33 +165,6 @@ def test_leaks_that_are_allowed_mark_the_result(tiny_config: Config, drawn: Path
     assert not allowed.version.aliases  # nobody's champion
     assert allowed.alias_kept == "champion"
     assert "**The figures below are too good**" in (allowed.bundle.folder / "README.md").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-@pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_on_ray_give_the_numbers_of_this_process(trained: TrainingResult, tiny_config: Config) -> None:
-    config = tiny_config.model_copy(
-        update={
-            "training": tiny_config.training.model_copy(update={"workers": 2}),
-            "tracking": tiny_config.tracking.model_copy(update={"register_model": False}),
-        }
-    )
-    spread = run_training(config, progress=progress)
-    for name in ("train_loss", "val_loss", "train_top1", "val_top1", "learning_rate"):
-        mine, theirs = (history(trained.tracking_uri, run, name) for run in (trained.run_id, spread.run_id))
-        assert mine == pytest.approx(theirs, abs=1e-5), name
-    a, b = (load_file(result.bundle.folder / "weights.safetensors") for result in (trained, spread))
-    assert max((a[name] - b[name]).abs().max().item() for name in a if a[name].is_floating_point()) < 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("ray_cluster")
-def test_more_than_the_cluster_has_is_refused_at_once(tiny_config: Config) -> None:
-    config = tiny_config.model_copy(update={"training": tiny_config.training.model_copy(update={"workers": 64, "gpus_per_worker": 1})})
-    with pytest.raises(UsageError, match=r"64 workers need 64 CPUs, the cluster has"):
-        run_training(config, progress=progress)
 
 
 def test_a_server_that_is_not_there_is_named_before_anything_starts(tiny_config: Config) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +18,11 @@ import torch
 import torch.multiprocessing
 from safetensors import safe_open
 from tiny_training import CONFIG, drawn_data, fit, recognizer, trainer
+from torch import nn
 
-from reelscribe.pipeline.config import AugmentationConfig, Task, TrainingConfig
+from reelscribe.pipeline.config import AugmentationConfig, CheckpointConfig, Task, TrainingConfig
 from reelscribe.pipeline.errors import TrainingError
+from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.loop import World
 from reelscribe.pipeline.training.steps.bad_batch import BAD_BATCH_FILE
 
@@ -52,10 +59,30 @@ def _one_rank(rank: int, size: int, port: int, settings: tuple[TrainingConfig, A
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     config, augmentation, task = settings
     data = drawn_data(Path(folder) / str(rank), train=13, val=5, task=task)
-    trained = fit(data, config, augmentation=augmentation, world=World(rank, size), wrap=torch.nn.parallel.DistributedDataParallel)
+    spread = partial(trainer, data, config, augmentation=augmentation, world=World(rank, size), wrap=data_parallel)
+    trained = spread().fit(lambda _: None)
     if rank == 0:
         torch.save((trained.state, trained.history), out)
+    if size == 4:
+        kept = Checkpoints(root=f"{folder}/kept", config=CheckpointConfig(every_steps=2), recipe={}, data_digest="")
+        for steps in (7, 100):  # inside the second epoch: 4 steps an epoch, and the sixth was saved
+            stopped = spread(checkpoints=kept)
+            stopped.optimizer.register_step_post_hook(partial(_stop, count(1), steps))
+            with suppress(InterruptedError):
+                again = stopped.fit(lambda _: None)
+        assert rank or again.history == trained.history  # the first worker has the health of gradients in it
+        assert all(torch.equal(again.state[name], tensor) for name, tensor in trained.state.items())
     torch.distributed.destroy_process_group()
+
+
+def data_parallel(network: nn.Module) -> nn.Module:
+    """As ray_launch wraps it."""
+    return nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
+
+
+def _stop(numbers: Iterator[int], last: int, *_: object) -> None:
+    if next(numbers) == last:
+        raise InterruptedError
 
 
 @pytest.mark.slow
@@ -63,7 +90,7 @@ def _one_rank(rank: int, size: int, port: int, settings: tuple[TrainingConfig, A
     ("workers", "settings"),
     [
         (2, (CONFIG, AugmentationConfig(), "single_label")),
-        (3, (EVERYTHING, AUGMENTATION, "single_label")),
+        (4, (EVERYTHING, AUGMENTATION, "single_label")),
         (2, (CONFIG, AUGMENTATION, "multi_label")),
         (2, (CONFIG, AUGMENTATION, "value")),
         (2, (CONFIG, AUGMENTATION, "dense")),
@@ -73,7 +100,10 @@ def _one_rank(rank: int, size: int, port: int, settings: tuple[TrainingConfig, A
 def test_workers_of_a_process_group_give_the_numbers_of_one_process(
     tmp_path: Path, workers: int, settings: tuple[TrainingConfig, AugmentationConfig, Task]
 ) -> None:
-    """13 clips in batches of 4: the last batch has one clip, so that some workers have none in it."""
+    """13 clips in batches of 4: the last batch has one clip, so that some workers have none in it.
+
+    Four workers are also stopped inside an epoch, and go on to the same end, bit for bit; then one process goes on in their place.
+    """
     for name in ("alone", *map(str, range(workers))):
         (tmp_path / name).mkdir()
     alone = fit(drawn_data(tmp_path / "alone", train=13, val=5, task=settings[2]), settings[0], augmentation=settings[1])
@@ -87,6 +117,16 @@ def test_workers_of_a_process_group_give_the_numbers_of_one_process(
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
     for name, tensor in alone.state.items():
         torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-4)
+    if workers == 4:
+        kept = Checkpoints(root=str(tmp_path / "kept"), config=CheckpointConfig(), recipe={}, data_digest="")
+        shutil.rmtree(tmp_path / "kept" / "epoch-0004-step-000000")
+        newest = kept.newest()
+        assert newest is not None
+        assert newest.name == "epoch-0003-step-000004"
+        moved = fit(drawn_data(tmp_path / "alone", train=13, val=5), settings[0], augmentation=settings[1], checkpoints=kept)
+        assert moved.history[-1] == pytest.approx(alone.history[-1], rel=1e-4, abs=1e-5)
+        for name, tensor in alone.state.items():
+            torch.testing.assert_close(moved.state[name], tensor, atol=1e-5, rtol=1e-4)
 
 
 def test_it_learns_what_only_order_tells(tmp_path: Path) -> None:

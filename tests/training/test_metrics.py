@@ -56,6 +56,12 @@ def test_a_random_order_scores_chance_on_average() -> None:
     assert metrics["map"] == pytest.approx(metrics["chance_map"], abs=0.02)
 
 
+def test_a_calibration_error_is_how_far_probabilities_are_from_shares() -> None:
+    """Always 0.9, where a half has the label."""
+    metrics = multilabel_scores(torch.full((50, 2), 0.9), torch.tensor([[1, 0], [0, 1]]).repeat(25, 1), ("a", "b")).metrics
+    assert metrics["ece"] == pytest.approx(0.4, abs=1e-6)
+
+
 def test_multi_label_scores_need_a_label() -> None:
     with pytest.raises(ValueError, match="no clip has any label"):
         multilabel_scores(torch.rand(4, 2), torch.zeros(4, 2), ("a", "b"))

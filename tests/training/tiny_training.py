@@ -13,7 +13,8 @@ from reelscribe.models.recognizer import Recognizer
 from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import Task, TrainingConfig
 from reelscribe.pipeline.training.data import ClipSet, TrainingData
-from reelscribe.pipeline.training.loop import Trained, Trainer
+from reelscribe.pipeline.training.loop import Trainer
+from reelscribe.pipeline.training.progress import Trained
 from reelscribe.pipeline.training.tasks import TASKS, Target
 from reelscribe.pipeline.vocabulary import word_vocabulary
 

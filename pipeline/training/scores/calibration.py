@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid, nll_loss
 
 RELIABILITY_BINS = 10
 
@@ -27,7 +28,8 @@ class Reliability(NamedTuple):
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """The temperature that minimizes the negative log-likelihood (arXiv 1706.04599), between 0.05 and 20.
 
-    Logits are (N, C), or (N, views, C) whose probabilities are averaged over the views, as a Predictor does.
+    Logits are (N, C), or (N, views, C) whose probabilities are averaged over the views, as a Predictor does. Targets are classes (N,), or
+    0 and 1 of each label (N, C), whose probabilities stand each by itself.
     """
     views = logits.view(len(logits), -1, logits.shape[-1])
     log_temperature = torch.zeros(1, requires_grad=True)
@@ -36,8 +38,11 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     def closure() -> Tensor:
         optimizer.zero_grad()
         scaled = views / log_temperature.exp()
-        # the logarithm of the mean over views, up to a constant
-        loss = torch.nn.functional.nll_loss(scaled.log_softmax(dim=-1).logsumexp(dim=1), targets)
+        # logsumexp: the logarithm of the mean over views, up to a constant
+        if targets.ndim == 1:
+            loss = nll_loss(scaled.log_softmax(dim=-1).logsumexp(dim=1), targets)
+        else:
+            loss = -torch.where(targets > 0, logsigmoid(scaled).logsumexp(dim=1), logsigmoid(-scaled).logsumexp(dim=1)).mean()
         loss.backward()
         return loss
 

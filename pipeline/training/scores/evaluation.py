@@ -20,9 +20,10 @@ from reelscribe.pipeline.predictor import (
     AnyPrediction,
     CaptionPrediction,
     ClassPrediction,
+    LabelsPrediction,
     Prediction,
     Predictor,
-    to_prediction,
+    read_logits,
     with_confidence,
 )
 from reelscribe.pipeline.report.captions import ShownCaption, write_caption_report
@@ -49,6 +50,12 @@ class Evaluation:
     predictions: dict[str, AnyPrediction]  # by video id
     truth: dict[str, Row]  # the row of each of these
     failures: tuple[Failure, ...]
+
+    def logits(self) -> dict[str, npt.NDArray[np.float32]]:
+        """What the network gave (views, C) for each clip, by video id, where a clip has labels."""
+        return {
+            video_id: found.logits for video_id, found in self.predictions.items() if isinstance(found, ClassPrediction | LabelsPrediction)
+        }
 
     def labelled(self) -> dict[str, ClassPrediction]:
         """The predictions of a single label each."""
@@ -114,9 +121,9 @@ def evaluate(
 
 
 def read_anew(evaluation: Evaluation, spec: BundleSpec) -> Evaluation:
-    """The same answers of a network, single labels or captions, read with the calibration and the threshold of ``spec``."""
+    """The same answers of a network, labels of clips or captions, read with the calibration and the threshold of ``spec``."""
     predictions: dict[str, AnyPrediction] = {
-        **{video_id: to_prediction(found.logits, spec) for video_id, found in evaluation.labelled().items()},
+        **{video_id: read_logits(logits, spec) for video_id, logits in evaluation.logits().items()},
         **{video_id: with_confidence(found, spec) for video_id, found in evaluation.captions().items()},
     }
     scores = TASKS[spec.task].scores(list(predictions.values()), list(evaluation.truth.values()), spec.labels)

@@ -52,17 +52,18 @@ def classification_scores(probabilities: Tensor, targets: Tensor, labels: tuple[
 class MultiLabelScores:
     """Metrics over all clips where a clip has any number of labels."""
 
-    metrics: dict[str, float]  # map, micro_f1 (at a probability of 0.5), chance_map, clips
+    metrics: dict[str, float]  # map, micro_f1 (at a probability of 0.5), ece, chance_map, clips
     average_precision: dict[str, float]  # per class; classes that no clip has are left out
 
 
 def multilabel_scores(probabilities: Tensor, targets: Tensor, labels: tuple[str, ...]) -> MultiLabelScores:
     """Metrics of probabilities (N, C) against targets (N, C) of 0 and 1, by torchmetrics.
 
-    ``map`` is the mean of the average precision over the classes that some clip has, ``chance_map`` what a random order scores on average.
+    ``map`` is the mean of the average precision over the classes that some clip has, ``chance_map`` what a random order scores on average,
+    ``ece`` the expected calibration error of all labels together, in 15 bins.
     Raises ValueError where no clip has any label.
     """
-    from torchmetrics.functional.classification import binary_average_precision, multilabel_f1_score
+    from torchmetrics.functional.classification import binary_average_precision, binary_calibration_error, multilabel_f1_score
 
     targets = targets.int()
     there = targets.any(dim=0)
@@ -72,6 +73,7 @@ def multilabel_scores(probabilities: Tensor, targets: Tensor, labels: tuple[str,
     metrics = {
         "map": sum(precision.values()) / len(precision),
         "micro_f1": multilabel_f1_score(probabilities, targets, num_labels=len(labels), average="micro").item(),
+        "ece": binary_calibration_error(probabilities.flatten(), targets.flatten()).item(),
         "chance_map": targets[:, there].float().mean().item(),
         "clips": float(len(targets)),
     }

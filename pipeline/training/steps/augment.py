@@ -92,6 +92,8 @@ def chosen_frames(count: int, config: AugmentationConfig, generator: torch.Gener
 
     Moving one point of the time axis and stretching both sides of it is the time warping of arXiv 1904.08779.
     """
+    if config.time_crop == 1 and not (config.speed or config.time_warp or config.frame_dropout):
+        return list(range(count))
     size, place, warp, speed = torch.rand(4, generator=generator).tolist()
     window = max(1, round(count * (config.time_crop + (1 - config.time_crop) * size)))
     start = int(place * (count - window + 1))

@@ -72,6 +72,10 @@ class Batches:
         self.clips, self.num_classes, self.seed = clips, num_classes, seed
         self.training, self.augmentation = training, augmentation
 
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.clips) // self.training.batch_size)
+
     def epoch(self, epoch: int) -> list[list[Draw]]:
         """The global batches of an epoch: every clip once, or with ``balanced_sampling`` as many draws, in which classes come alike."""
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "order", epoch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -75,6 +75,16 @@ class Schedule:
         """That of the head at the next step."""
         group = self.optimizer.param_groups[0]
         return self.config.learning_rate * float(group["lr"] / group["initial_lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers and text."""
+        return {"by_step": self.by_step.state_dict(), "by_figure": self.by_figure and self.by_figure.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.by_step.load_state_dict(state["by_step"])
+        if self.by_figure:
+            self.by_figure.load_state_dict(state["by_figure"])
 
     def step(self) -> None:
         """After each step of the optimizer."""

@@ -1,0 +1,164 @@
+"""Training on a real Ray: the numbers of one process, also where a worker is killed, and wrong launches that end at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from test_job import changed, check_the_batch_that_was_kept, history, poisoned
+from tiny_training import drawn_data
+
+from reelscribe.pipeline.config import CheckpointConfig, Config, TrainingConfig
+from reelscribe.pipeline.console import progress
+from reelscribe.pipeline.errors import StoppedError, TrainingError, UsageError
+from reelscribe.pipeline.training.job import TrainingResult, run_training
+from reelscribe.pipeline.training.ray_launch import require_places, train_on_ray
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "nodes"),
+    [
+        (2, 0, [{"CPU": 2}]),
+        (3, 0, [{"CPU": 2}, {"CPU": 1}]),
+        (4, 0.5, [{"CPU": 8, "GPU": 2}]),
+        (2, 1, [{"CPU": 1, "GPU": 1}, {"CPU": 1, "GPU": 1}, {"memory": 1}]),
+    ],
+)
+def test_a_cluster_with_room(workers: int, gpus: float, nodes: list[dict[str, float]]) -> None:
+    require_places(TrainingConfig(workers=workers, gpus_per_worker=gpus), nodes)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "nodes", "words"),
+    [
+        (64, 1, [{"CPU": 2}], "64 workers need 1 CPU and 1 GPUs each, the cluster has 2 CPUs and 0 GPUs on 1 node"),
+        (1, 2, [{"CPU": 1, "GPU": 1}, {"CPU": 1, "GPU": 1}], "has 2 CPUs and 2 GPUs on 2 node.s., room for 0 workers"),
+        (3, 0, [{"CPU": 2}, {}], "room for 2 workers; lower training.workers"),
+    ],
+)
+def test_a_cluster_without_room(workers: int, gpus: float, nodes: list[dict[str, float]], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        require_places(TrainingConfig(workers=workers, gpus_per_worker=gpus), nodes)
+    assert caught.value.exit_status == 2
+
+
+def on_two_workers(config: Config) -> Config:
+    """Long enough to be disturbed before it ends."""
+    config = changed(config, "training", workers=2, epochs=12)
+    return config.model_copy(update={"name": "spread"})
+
+
+def in_this_process(config: Config) -> Config:
+    return changed(on_two_workers(config), "training", workers=1)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_config: Config) -> TrainingResult:
+    return run_training(in_this_process(tiny_config), progress=progress)
+
+
+@pytest.fixture(scope="module")
+def spread(ray_cluster: None, tiny_config: Config) -> TrainingResult:
+    """On two workers, undisturbed."""
+    return run_training(on_two_workers(tiny_config), progress=progress)
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_numbers_of_this_process(alone: TrainingResult, spread: TrainingResult) -> None:
+    for name in ("train_loss", "val_loss", "train_top1", "val_top1", "learning_rate"):
+        mine, theirs = (history(alone.tracking_uri, run, name) for run in (alone.run_id, spread.run_id))
+        assert mine == pytest.approx(theirs, abs=1e-5), name
+    a, b = (load_file(result.bundle.folder / "weights.safetensors") for result in (alone, spread))
+    assert max((a[name] - b[name]).abs().max().item() for name in a if a[name].is_floating_point()) < 1e-4
+
+
+def below(pid: int) -> Iterator[int]:
+    """The processes that this one started, and so on."""
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    for child in children:
+        yield child
+        yield from below(child)
+
+
+def kill_a_worker() -> None:
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in below(os.getpid())}
+    workers = [pid for pid, name in names.items() if "RayTrainWorker" in name]
+    assert len(workers) == 2, names
+    os.kill(workers[0], signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_changes_nothing(spread: TrainingResult, tiny_config: Config) -> None:
+    """It is killed as the first epoch ends; the other one, which waits for it, is started again too."""
+    config = on_two_workers(tiny_config)
+    config = changed(config, "training", checkpoint=CheckpointConfig(every_steps=1))
+    shown: list[int] = []
+
+    @contextmanager
+    def killing(what: str) -> Iterator[Callable[..., None]]:
+        def advance(done: int, *_: Any) -> None:
+            if what == "training":
+                if not shown:
+                    kill_a_worker()
+                shown.append(done)
+
+        yield advance
+
+    result = run_training(config, progress=killing)
+    assert any(later <= earlier for earlier, later in pairwise(shown)), shown  # it went back to a checkpoint
+    assert result.bundle.weights_digest == spread.bundle.weights_digest
+    for name in ("train_loss", "val_loss"):
+        mine, theirs = (history(result.tracking_uri, run, name) for run in (result.run_id, spread.run_id))
+        assert mine == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_stopped_by_ctrl_c_one_process_goes_on(alone: TrainingResult, tiny_config: Config) -> None:
+    asked: list[int] = []
+
+    @contextmanager
+    def interrupting(what: str) -> Iterator[Callable[..., None]]:
+        def advance(done: int, *_: Any) -> None:
+            if what == "training" and not asked:
+                asked.append(done)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        yield advance
+
+    rename = {"name": "stopped-on-ray"}
+    with pytest.raises(StoppedError, match=r"stopped in epoch \d+ of 12.*reelscribe train --resume \w+") as caught:
+        run_training(on_two_workers(tiny_config).model_copy(update=rename), progress=interrupting)
+    resumed = run_training(in_this_process(tiny_config).model_copy(update=rename), progress=progress)
+    assert resumed.run_id == str(caught.value).rpartition(" ")[2]
+    mine, theirs = (history(alone.tracking_uri, run, "val_loss") for run in (alone.run_id, resumed.run_id))
+    assert mine == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_that_diverges_says_the_same(tiny_config: Config) -> None:
+    config = poisoned(tiny_config)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"workers": 2})})
+    with pytest.raises(TrainingError, match=r"^epoch 1, step \d+: .* lower training\.learning_rate") as caught:
+        run_training(config, progress=progress)
+    check_the_batch_that_was_kept(config, str(caught.value))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_data_that_workers_do_not_reach(tiny_config: Config, tmp_path: Path) -> None:
+    data = drawn_data(tmp_path, train=4, val=2)
+    data = replace(data, val=replace(data.val, files=((tmp_path / "elsewhere.npy",), *data.val.files[1:])))
+    with pytest.raises(UsageError, match=r"worker \d does not reach 1 of 10 files, e\.g\. .*elsewhere\.npy: .* output=FOLDER"):
+        train_on_ray(on_two_workers(tiny_config), data, folder=tmp_path / "run", on_epoch=print, on_step=print, checkpoints=None)
