@@ -101,7 +101,7 @@ class AttendingDecoder(nn.Module):
         self.moment_attention = ATTENTIONS[attention](hidden_size)
         seen = hidden_size
         if cell_channels is not None:
-            self.cells = nn.Sequential(nn.LayerNorm(cell_channels), nn.Linear(cell_channels, hidden_size), nn.ReLU())
+            self.cells = nn.Sequential(nn.Linear(cell_channels, hidden_size), nn.ReLU())  # no norm: what stands still is to stay small
             self.cell_keys = nn.Linear(hidden_size, hidden_size)
             self.cell_attention = ATTENTIONS[attention](hidden_size)
             seen += hidden_size

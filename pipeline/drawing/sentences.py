@@ -28,7 +28,7 @@ _NAMES: tuple[tuple[str, ...], ...] = (tuple(COLOURS), tuple(SHAPES), tuple(DIRE
 FRAME_RATE = 12.0
 _DRAWING = 1  # counted up when other pictures come out of the same parameters
 _RADIUS = (11.0, 14.0)
-_WAY = (28.0, 44.0)  # pixels, of a motion
+_WAY = (38.0, 52.0)  # pixels, of a motion
 _FRAMES = (22, 30)
 _HELD_OUT_OF = 8  # one part in so many
 
@@ -84,7 +84,8 @@ def draw_clip(sentence: Sentence, rng: np.random.Generator) -> Uint8Array:
     run = (uneven_run(half, rng), uneven_run(num_frames - half, rng))
     come = (np.concatenate([run[0], np.ones(num_frames - half, np.float32)]), np.concatenate([np.zeros(half, np.float32), run[1]]))
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    frames = np.full((num_frames, HEIGHT, WIDTH, 3), rng.uniform(70, 160, size=3), np.float32)
+    grey = rng.uniform(60, 150) + rng.uniform(-12, 12, size=3)  # far from every colour of a shape
+    frames = np.full((num_frames, HEIGHT, WIDTH, 3), grey, np.float32)
     frames += rng.normal(0, 4, size=(HEIGHT, WIDTH, 1)).astype(np.float32)
     for part, there, (x, y, radius, way) in zip(sentence, come, _places(sentence, rng), strict=True):
         right, down = DIRECTIONS[part.direction]
