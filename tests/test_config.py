@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from reelscribe.pipeline.config import AugmentationConfig, Config, load_config, load_variants
+from reelscribe.pipeline.config import AugmentationConfig, Config
+from reelscribe.pipeline.config_files import load_config, load_variants
 from reelscribe.pipeline.errors import ConfigError
 from reelscribe.pipeline.sampling import DenseSampling, RateSampling, UniformSampling
 
