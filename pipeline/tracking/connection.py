@@ -10,6 +10,7 @@ import queue
 import socket
 import sqlite3
 import ssl
+import sys
 import threading
 import time
 import urllib.error
@@ -208,19 +209,32 @@ def _check_sqlite(uri: str, *, create: bool) -> None:
         raise ServiceUnavailableError(f"the tracking store {file} cannot be opened: {error}") from error
 
 
+class RefusedError(Exception):
+    """A server's no to a request by ``rest``; ``error_code`` is MLflow's (``RESOURCE_DOES_NOT_EXIST``)."""
+
+    def __init__(self, message: str, *, status: int, error_code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_code = error_code
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """The errors by which a store that works says no: to a name, a value, a user."""
+    return RefusedError, *_imported("mlflow.exceptions", "MlflowException")
+
+
+def _imported(module: str, name: str) -> tuple[type[Exception], ...]:
+    """The error of that name; none where its module was not imported, as then nobody can have raised it, and importing takes seconds."""
+    return (getattr(sys.modules[module], name),) if module in sys.modules else ()
+
+
 @contextlib.contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
-    """Turn failures of the store itself into ReelScribe's errors; what it says of names and values passes through as it is."""
-    import requests
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
+    """Turn failures of the store itself into ReelScribe's errors; what it says of names and values (``refusals``) passes through."""
     try:
         yield
-    except (requests.RequestException, SQLAlchemyError) as error:
-        raise ServiceUnavailableError(f"the tracking store {redact(uri)} failed: {_first_line(error)}") from error
-    except MlflowException as error:
-        if error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or _status(error) in (401, 403):
+    except refusals() as error:
+        if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED") or _status(error) in (401, 403):
             raise ServiceUnavailableError(
                 f"the tracking server {redact(uri)} refuses this user; check MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -228,17 +242,17 @@ def tracking_errors(uri: str) -> Iterator[None]:
         if _is_outage(error):
             raise ServiceUnavailableError(f"the tracking server {redact(uri)} failed: {_first_line(error)}") from error
         raise
+    except (*_imported("requests", "RequestException"), *_imported("sqlalchemy.exc", "SQLAlchemyError")) as error:
+        raise ServiceUnavailableError(f"the tracking store {redact(uri)} failed: {_first_line(error)}") from error
 
 
 @contextlib.contextmanager
 def model_errors(uri: str, what: str) -> Iterator[None]:
-    """As ``tracking_errors``, and everything else that MLflow says becomes a ModelError about ``what``."""
-    from mlflow.exceptions import MlflowException
-
+    """As ``tracking_errors``, and everything else that the store says becomes a ModelError about ``what``."""
     try:
         with tracking_errors(uri):
             yield
-    except MlflowException as error:
+    except refusals() as error:
         raise ModelError(f"{what}: {_first_line(error)}") from error
 
 
@@ -251,7 +265,9 @@ def _is_outage(error: Exception) -> bool:
 
 
 def _status(error: Exception) -> int:
-    """The HTTP status that MLflow puts into a text (``failed with error code 401 != 200``), 0 where there is none."""
+    """The HTTP status; MLflow puts it into a text (``failed with error code 401 != 200``), or says none (0)."""
+    if isinstance(error, RefusedError):
+        return error.status
     words = str(error).partition("failed with error code ")[2].split()
     return int(words[0]) if words and words[0].isdigit() else 0
 

@@ -1,30 +1,39 @@
 """Ask the registry: versions joined with their runs, by the language of ``query_language``.
 
-MLflow's server filters what it can without losing a match: names, run ids and tags of versions, and, where the truth hangs on runs
-alone, their metrics and parameters. The rest is decided here. Pages are ordered by name and version, so a version registered
-meanwhile moves no other.
+MLflow's server filters what it can without losing a match (``query_pushdown``), several requests at a time; the rest is decided here. A run
+is read only where it matters. Pages are ordered by name and version, so a version registered meanwhile moves no other.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from reelscribe.pipeline.tracking.connection import connect, model_errors
+from reelscribe.pipeline.tracking.connection import model_errors
+from reelscribe.pipeline.tracking.parallel import at_once
 from reelscribe.pipeline.tracking.query_evaluation import arrange, holds, needs_run
-from reelscribe.pipeline.tracking.query_language import Comparison, Condition, Field, Group, Query, fail, fields_of, parse_query
+from reelscribe.pipeline.tracking.query_language import Condition, Field, Query, fail, fields_of, parse_query
+from reelscribe.pipeline.tracking.query_pushdown import (
+    Alternative,
+    alternatives,
+    is_safe,
+    metrics_of_runs,
+    run_filter,
+    version_filter,
+)
+from reelscribe.pipeline.tracking.rest import connect_to_read
 from reelscribe.pipeline.tracking.versions import ModelVersion, all_models, experiment_ids, fetch_runs, to_version, with_run
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from reelscribe.pipeline.tracking.versions import Reader
 
 _PAGE = 2000
 _CHUNK = 500  # versions whose runs are read together
 _BY_NUMBER = 100  # up to so many versions are asked for one by one
 _SAMPLE = 200  # versions whose fields are looked at when nothing was found
-_SAFE_TEXT = re.compile(r"[\w .:/@+-]+")  # what needs no quoting rules in MLflow's filters, which differ by database
+_SHARES = 200  # up to so many models are searched one by one
 
 Aliases = Mapping[str, Mapping[str, int]]  # model -> alias -> version
 
@@ -36,9 +45,9 @@ def query_versions(text: str, *, uri: str) -> list[ModelVersion]:
     that no version has while one is spelled nearly so. Raises ServiceUnavailableError.
     """
     query = parse_query(text)
-    client = connect(uri)
+    client = connect_to_read(uri)
     aliases: Aliases = {model.name: model.aliases for model in all_models(client, uri)}
-    found = _Joined(client, uri).answer(query, list(_candidates(client, uri, query.condition, aliases)))
+    found = _Joined(client, uri).answer(query, _candidates(client, uri, query.condition, aliases))
     if not found:
         _check_spelling(client, uri, query)
     return found
@@ -47,7 +56,7 @@ def query_versions(text: str, *, uri: str) -> list[ModelVersion]:
 class _Joined:
     """Versions with their runs, each run read once and only where it matters."""
 
-    def __init__(self, client: MlflowClient, uri: str) -> None:
+    def __init__(self, client: Reader, uri: str) -> None:
         self._client = client
         self._uri = uri
         self._read: set[tuple[str, int]] = set()
@@ -82,90 +91,64 @@ class _Joined:
         truth = [(version, holds(condition, version, run_known=False)) for version in versions]
         certain = [version for version, value in truth if value]
         undecided = [version for version, value in truth if value is None]
-        joined = self.join(undecided, only=_run_filter(condition, undecided))
+        asked = metrics_of_runs(condition)
+        groups: dict[frozenset[str], list[ModelVersion]] = {}
+        for version in undecided:  # a server's filter of runs must not refuse for what the version itself says
+            groups.setdefault(frozenset(asked & version.metrics.keys()), []).append(version)
+        joined = [version for own, group in groups.items() for version in self.join(group, only=run_filter(condition, own))]
         return certain + [version for version in joined if holds(condition, version)]
 
 
-def _candidates(client: MlflowClient, uri: str, condition: Condition | None, aliases: Aliases) -> Iterator[ModelVersion]:
+def _candidates(client: Reader, uri: str, condition: Condition | None, aliases: Aliases) -> list[ModelVersion]:
     """Every version that may meet the condition, before its run is read."""
-    holders = _alias_holders(condition, aliases)
-    if holders is not None and len(holders) <= _BY_NUMBER:
-        for name, version in holders:
-            with model_errors(uri, f"{name} version {version}"):
-                found = client.get_model_version(name, str(version))
-            yield to_version(found, aliases.get(name, {}))
-        return
+    searches: list[str] = []
+    holders: set[tuple[str, int]] = set()
+    for alternative in alternatives(condition):
+        held = _alias_holders(alternative, aliases)
+        if held is not None and len(held) <= _BY_NUMBER:
+            holders |= held
+        else:
+            searches.append(version_filter(alternative))
+    if "" in searches:  # everything, so nothing else
+        searches, holders = _shares(aliases), set()
+    by_number = at_once(client, lambda holder: [_by_number(client, uri, *holder)], sorted(holders))
+    by_search = at_once(client, lambda words: list(_search(client, uri, words)), searches)
+    found = {(one.name, one.version): one for one in chain.from_iterable([*by_number, *by_search])}
+    return [to_version(one, aliases.get(one.name, {})) for one in found.values()]
+
+
+def _by_number(client: Reader, uri: str, name: str, version: int) -> Any:
+    with model_errors(uri, f"{name} version {version}"):
+        return client.get_model_version(name, str(version))
+
+
+def _search(client: Reader, uri: str, words: str) -> Iterator[Any]:
+    """Every version that MLflow's filter finds, page by page."""
     token: str | None = None
     while True:
         with model_errors(uri, "the registry"):
-            page = client.search_model_versions(
-                version_filter(condition), max_results=_PAGE, order_by=["name ASC", "version_number DESC"], page_token=token
-            )
-        yield from (to_version(found, aliases.get(found.name, {})) for found in page)
+            page = client.search_model_versions(words, max_results=_PAGE, order_by=["name ASC", "version_number DESC"], page_token=token)
+        yield from page
         token = page.token
         if not token:
             return
 
 
-def _alias_holders(condition: Condition | None, aliases: Aliases) -> list[tuple[str, int]] | None:
-    """The versions under the aliases that a condition demands; None where it demands none."""
-    demanded = [c for c in _demands(condition) if c.field.group == "alias" and c.operator in ("=", "in")]
+def _shares(aliases: Aliases) -> list[str]:
+    """Filters that find all versions between them: model by model, which a server with several workers answers side by side."""
+    names = sorted(aliases)
+    return [f"name = '{name}'" for name in names] if len(names) <= _SHARES and all(map(is_safe, names)) else [""]
+
+
+def _alias_holders(alternative: Alternative, aliases: Aliases) -> set[tuple[str, int]] | None:
+    """The versions under the aliases that an alternative demands; None where it demands none."""
+    demanded = [comparison for comparison in alternative if comparison.field.group == "alias"]
     if not demanded:
         return None
-    pairs = {(n, version) for n, held in aliases.items() for alias, version in held.items() if alias in demanded[0].values}
-    return sorted(pairs)
+    return {(name, version) for name, held in aliases.items() for alias, version in held.items() if alias in demanded[0].values}
 
 
-def version_filter(condition: Condition | None) -> str:
-    """The part of a condition that MLflow's search of versions can do, in its words: never less than the condition lets through."""
-    parts = []
-    for demand in _demands(condition):
-        values = [str(value) for value in demand.values]
-        safe = all(_SAFE_TEXT.fullmatch(value) for value in values)
-        match demand.field.group, demand.operator:
-            case ("name" | "run_id" as group, "=") if safe:
-                parts.append(f"{group} = '{values[0]}'")
-            case ("name" | "run_id" as group, "in") if safe:
-                parts.append(f"{group} IN ({_quoted(values)})")
-            case ("tags", "=") if safe and isinstance(demand.values[0], str) and _SAFE_TEXT.fullmatch(demand.field.key):
-                parts.append(f"tags.`{demand.field.key}` = '{values[0]}'")
-            case ("name", "like" | "ilike") if _SAFE_TEXT.fullmatch(values[0].replace("%", "x")):
-                parts.append(f"name ILIKE '{values[0]}'")  # LIKE minds case on some databases only; which is decided here
-            case _:
-                continue
-    return " AND ".join(parts)
-
-
-def _run_filter(condition: Condition, versions: Sequence[ModelVersion]) -> str:
-    """The part of a condition that MLflow's search of runs can do. What versions say themselves is not asked of their runs."""
-    own = {name for version in versions for name in version.metrics}
-    parts = []
-    for demand in _demands(condition):
-        key, value = demand.field.key, demand.values[0]
-        if not _SAFE_TEXT.fullmatch(key) or key in own:
-            continue
-        if demand.field.group == "metrics" and demand.operator in ("=", ">", ">=", "<", "<=") and re.fullmatch(r"\d+\.\d+", repr(value)):
-            parts.append(f"metrics.`{key}` {demand.operator} {value!r}")
-        elif demand.field.group == "params" and demand.operator == "=" and isinstance(value, str) and _SAFE_TEXT.fullmatch(value):
-            parts.append(f"params.`{key}` = '{value}'")
-    return " AND ".join(parts)
-
-
-def _demands(condition: Condition | None) -> Iterator[Comparison]:
-    """Comparisons that every match must meet."""
-    match condition:
-        case Comparison():
-            yield condition
-        case Group(operator="and", parts=parts):
-            for part in parts:
-                yield from _demands(part)
-
-
-def _quoted(values: Sequence[str]) -> str:
-    return ", ".join(f"'{value}'" for value in values)
-
-
-def _check_spelling(client: MlflowClient, uri: str, query: Query) -> None:
+def _check_spelling(client: Reader, uri: str, query: Query) -> None:
     """Raise QueryError for a key that is nearly one that the newest versions have, so that a typo never looks like an answer."""
     keyed = [field for field in fields_of(query.condition) if field.key]
     if not keyed:

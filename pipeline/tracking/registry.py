@@ -12,6 +12,7 @@ from reelscribe.pipeline.tracking.connection import connect
 from reelscribe.pipeline.tracking.fetch import ResolvedModel, fetch_model
 from reelscribe.pipeline.tracking.references import VersionReference, parse_name
 from reelscribe.pipeline.tracking.register import register_model
+from reelscribe.pipeline.tracking.rest import connect_to_read
 from reelscribe.pipeline.tracking.versions import (
     ModelVersion,
     RegisteredModel,
@@ -51,7 +52,7 @@ class ModelDetails:
 
 def list_models(*, uri: str) -> list[RegisteredModel]:
     """Every registered model, by name."""
-    return list(all_models(connect(uri), uri))
+    return list(all_models(connect_to_read(uri), uri))
 
 
 def show_model(model: str, *, uri: str) -> ModelDetails:
@@ -59,7 +60,7 @@ def show_model(model: str, *, uri: str) -> ModelDetails:
 
     Raises ModelError, ServiceUnavailableError.
     """
-    client = connect(uri)
+    client = connect_to_read(uri)
     reference = parse_name(model)
     found = registered_model(client, uri, reference.name)
     if reference.alias is None and reference.version is None:
@@ -88,7 +89,7 @@ def promote(model: str, *, to: str, uri: str, why: str = "") -> Promotion:
 
 def alias_history(model: str, *, uri: str) -> list[AliasMove]:
     """The moves of a model's aliases, newest first; those that other tools made are not among them. Raises ModelError."""
-    return moves_of(registered_model(connect(uri), uri, parse_name(model).name))[::-1]
+    return moves_of(registered_model(connect_to_read(uri), uri, parse_name(model).name))[::-1]
 
 
 def rollback(model: str, *, alias: str, uri: str, why: str = "") -> Promotion:
@@ -104,5 +105,5 @@ def rollback(model: str, *, alias: str, uri: str, why: str = "") -> Promotion:
 
 def compare(first: str, second: str, *, uri: str) -> VersionComparison:
     """Two versions side by side: metrics, parameters that differ, labels lost and gained. Raises ModelError."""
-    client = connect(uri)
+    client = connect_to_read(uri)
     return compare_versions(resolve_version(client, uri, parse_name(first)), resolve_version(client, uri, parse_name(second)))

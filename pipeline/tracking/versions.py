@@ -8,14 +8,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.errors import ModelError, nearest
-from reelscribe.pipeline.tracking.connection import model_errors, tracking_errors
+from reelscribe.pipeline.tracking.connection import model_errors, refusals, tracking_errors
 from reelscribe.pipeline.tracking.references import VersionReference
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from reelscribe.pipeline.tracking.rest import RestClient
+
+    Reader = MlflowClient | RestClient
+
 METRIC_TAG = "reelscribe.metric."
 _PAGE = 1000
+ALL_STAGES = 3  # mlflow.entities.ViewType.ALL, deleted runs and experiments too
 _RUNS_PER_REQUEST = 500
 
 
@@ -49,20 +54,18 @@ class RegisteredModel:
     tags: Mapping[str, str]
 
 
-def registered_model(client: MlflowClient, uri: str, name: str) -> RegisteredModel:
+def registered_model(client: Reader, uri: str, name: str) -> RegisteredModel:
     """The model of that name. Raises ModelError that names the nearest one and lists some."""
-    from mlflow.exceptions import MlflowException
-
     try:
         with tracking_errors(uri):
             return to_model(client.get_registered_model(name))
-    except MlflowException:
+    except refusals():
         names = [model.name for model in all_models(client, uri)]
     listed = ", ".join(sorted(names)[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     raise ModelError(f"no registered model '{name}'{nearest(name, names)} (registered: {listed or 'none yet'})")
 
 
-def all_models(client: MlflowClient, uri: str, filter_string: str | None = None) -> Iterator[RegisteredModel]:
+def all_models(client: Reader, uri: str, filter_string: str | None = None) -> Iterator[RegisteredModel]:
     """Every registered model, page by page, by name."""
     token: str | None = None
     while True:
@@ -74,7 +77,7 @@ def all_models(client: MlflowClient, uri: str, filter_string: str | None = None)
             return
 
 
-def resolve_version(client: MlflowClient, uri: str, reference: VersionReference) -> ModelVersion:
+def resolve_version(client: Reader, uri: str, reference: VersionReference) -> ModelVersion:
     """The version that is meant, with its aliases and its run's facts.
 
     Raises ModelError for an unknown name, alias or version, and where none was chosen: "the newest" is no answer when somebody
@@ -93,14 +96,12 @@ def resolve_version(client: MlflowClient, uri: str, reference: VersionReference)
     return get_version(client, uri, model, version)
 
 
-def get_version(client: MlflowClient, uri: str, model: RegisteredModel, version: int) -> ModelVersion:
+def get_version(client: Reader, uri: str, model: RegisteredModel, version: int) -> ModelVersion:
     """One version by number. Raises ModelError if it is not there."""
-    from mlflow.exceptions import MlflowException
-
     try:
         with tracking_errors(uri):
             found = client.get_model_version(model.name, str(version))
-    except MlflowException as error:
+    except refusals() as error:
         raise ModelError(f"model '{model.name}' has no version {version} ({_existing(model)})") from error
     joined = to_version(found, model.aliases)
     return with_run(joined, fetch_run(client, uri, joined.run_id)) if joined.run_id else joined
@@ -113,45 +114,41 @@ def with_run(version: ModelVersion, run: Any | None) -> ModelVersion:
     return replace(version, metrics=dict(run.data.metrics) | dict(version.metrics), params=dict(run.data.params))
 
 
-def fetch_run(client: MlflowClient, uri: str, run_id: str) -> Any | None:
+def fetch_run(client: Reader, uri: str, run_id: str) -> Any | None:
     """MLflow's run; None where it is gone for good: the version stays usable."""
-    from mlflow.exceptions import MlflowException
-
     try:
         with tracking_errors(uri):
             return client.get_run(run_id)
-    except MlflowException:
+    except refusals():
         return None
 
 
-def fetch_runs(client: MlflowClient, uri: str, run_ids: set[str], *, experiments: list[str], only: str = "") -> dict[str, Any]:
+def fetch_runs(client: Reader, uri: str, run_ids: set[str], *, experiments: list[str], only: str = "") -> dict[str, Any]:
     """MLflow's runs by id, some hundreds to a request, deleted ones too; a run that is gone for good is not there.
 
     ``experiments`` are the ids to look in; ``only`` is a further filter in MLflow's words that the server applies.
     """
-    from mlflow.entities import ViewType
-
     ordered = sorted(run_ids)
     runs: dict[str, Any] = {}
-    for start in range(0, len(ordered), _RUNS_PER_REQUEST):
+    for start in range(
+        0, len(ordered), _RUNS_PER_REQUEST
+    ):  # one by one: a server on Python 3.11 may fail when it reads two long INs at once
         batch = ordered[start : start + _RUNS_PER_REQUEST]
         quoted = ", ".join(f"'{run_id}'" for run_id in batch)
         condition = f"attributes.run_id IN ({quoted})" + (f" AND {only}" if only else "")
         with model_errors(uri, "the runs of the registry"):
-            page = client.search_runs(experiments, condition, run_view_type=ViewType.ALL, max_results=len(batch))
+            page = client.search_runs(experiments, condition, run_view_type=ALL_STAGES, max_results=len(batch))
         runs |= {run.info.run_id: run for run in page}
     return runs
 
 
-def experiment_ids(client: MlflowClient, uri: str) -> list[str]:
+def experiment_ids(client: Reader, uri: str) -> list[str]:
     """Ids of all experiments, deleted ones too: MLflow searches runs by experiment only."""
-    from mlflow.entities import ViewType
-
     ids: list[str] = []
     token: str | None = None
     while True:
         with model_errors(uri, "the experiments"):
-            page = client.search_experiments(ViewType.ALL, max_results=_PAGE, page_token=token)
+            page = client.search_experiments(ALL_STAGES, max_results=_PAGE, page_token=token)
         ids += [experiment.experiment_id for experiment in page]
         token = page.token
         if not token:

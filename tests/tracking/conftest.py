@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow_server import free_port, running_server
+from mlflow_server import DATABASE, free_port, running_server
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, new_recognizer, save_bundle
 from reelscribe.pipeline.config import ModelConfig, TransformConfig
@@ -29,9 +29,19 @@ def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("server"), free_port()) as uri:
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="session")
+def server_uri(server_folder: Path) -> Iterator[str]:
+    with running_server(server_folder, free_port()) as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def server_database(server_folder: Path, server_uri: str) -> Path:
+    return server_folder / DATABASE
 
 
 @pytest.fixture(params=["sqlite", "server"])

@@ -7,6 +7,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+from reelscribe.pipeline.tracking.versions import ModelVersion, to_version, with_run
+
 FIRST_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 RECURRENT = ("gru", "lstm", "rnn_tanh", "mingru")
 TEAMS = ("ops", "research", "it's 3 o'clock")
@@ -65,3 +70,62 @@ def _version(rows: dict[str, list[tuple[object, ...]]], rng: random.Random, name
     }
     params |= {f"other.{i}": str(i) for i in range(10)}
     rows.setdefault("params (key, value, run_uuid)", []).extend((key, value, run_id) for key, value in params.items())
+
+
+def random_query(rng: random.Random) -> str:
+    """A query over what ``fill`` wrote, some of it in words that the server can be asked in."""
+    simple = [
+        lambda: f"metrics.top1 {rng.choice(['>=', '<', '>', '<=', '!='])} {rng.random():.3f}",
+        lambda: f"metrics.val/loss < {rng.random() * 2:.2f}",
+        lambda: f"params.model.recurrent {rng.choice(['=', '!='])} '{rng.choice(['gru', 'lstm'])}'",
+        lambda: "params.model.recurrent in ('gru', 'mingru')",
+        lambda: f"params.seed > {rng.randint(0, 9)}",
+        lambda: "params.training.learning_rate = 0.001",
+        lambda: f"tags.team {rng.choice(['=', '!='])} '{rng.choice(['ops', 'research'])}'",
+        lambda: "tags.team = 'it''s 3 o''clock'",
+        lambda: f"tags.priority >= {rng.randint(1, 12)}",
+        lambda: f"alias {rng.choice(['=', '!='])} '{rng.choice(['champion', 'challenger'])}'",
+        lambda: "alias in ('champion', 'previous')",
+        lambda: f"created > 2026-{rng.randint(1, 11):02d}-15",
+        lambda: f"name = 'model-{rng.randint(0, 8):02d}'",
+        lambda: f"name in ('model-01', 'Model 07 ü', 'model-{rng.randint(2, 6):02d}')",
+        lambda: f"name {rng.choice(['like', 'ilike', 'not like'])} '{rng.choice(['model-0%', 'M%', '%7 _'])}'",
+        lambda: f"version <= {rng.randint(1, 30)}",
+        lambda: f"tags.team {rng.choice(['like', 'ilike'])} '{rng.choice(['o%', '%E%', '%clock'])}'",
+        lambda: f"run_id = '{rng.randint(0, 7):08x}{rng.randint(1, 30):024x}'",
+    ]
+    parts = [rng.choice(simple)() for _ in range(rng.randint(1, 4))]
+    text = parts[0]
+    for part in parts[1:]:
+        text = rng.choice([f"{text} and {part}", f"{text} and {part}", f"({text} or {part})", f"{part} and not ({text})"])
+    order = rng.choice(
+        ["", "", " order by metrics.top1 desc", " order by created", " order by params.seed desc, version", " order by tags.team"]
+    )
+    return text + order + rng.choice(["", "", f" limit {rng.randint(1, 20)}"])
+
+
+def read_all(uri: str) -> list[ModelVersion]:
+    """The whole registry with its runs, read by MLflow's client."""
+    client = MlflowClient(tracking_uri=uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments(ViewType.ALL)]
+    runs = {run.info.run_id: run for run in client.search_runs(experiments, run_view_type=ViewType.ALL, max_results=50_000)}
+    aliases = {model.name: {a: int(v) for a, v in model.aliases.items()} for model in client.search_registered_models(max_results=1000)}
+    found = client.search_model_versions(max_results=200_000)
+    return [with_run(to_version(one, aliases[one.name]), runs.get(one.run_id)) for one in found]
+
+
+def facts(versions: list[ModelVersion]) -> list[tuple[object, ...]]:
+    """All of each version, in words, as NaN equals nothing."""
+    return [
+        (
+            v.name,
+            v.version,
+            v.aliases,
+            v.created,
+            v.run_id,
+            repr(sorted(v.tags.items())),
+            repr(sorted(v.params.items())),
+            repr(sorted(v.metrics.items())),
+        )
+        for v in versions
+    ]

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+DATABASE = "server.db"
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -23,14 +25,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_server(folder: Path, port: int) -> Iterator[str]:
+def running_server(folder: Path, port: int, *, workers: int = 1) -> Iterator[str]:
     """`mlflow server` on SQLite at 127.0.0.1, artifacts behind it; stopped by its process group, which is its own."""
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes for jobs that nobody submits
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "artifacts")]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    command += ["--backend-store-uri", f"sqlite:///{folder / DATABASE}", "--artifacts-destination", str(folder / "artifacts")]
     uri = f"http://127.0.0.1:{port}"
     with (folder / "server.log").open("ab") as log:
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import http.server
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
 from mlflow_server import free_port
 
 from reelscribe.pipeline.errors import ConfigError, ServiceUnavailableError
 from reelscribe.pipeline.tracking import connection
 from reelscribe.pipeline.tracking.connection import check_reachable, connect
 from reelscribe.pipeline.tracking.registry import list_models
+from reelscribe.pipeline.tracking.rest import RestClient, connect_to_read
+from reelscribe.pipeline.tracking.versions import ALL_STAGES
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -131,3 +137,22 @@ def test_a_store_that_another_process_holds(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(connection, "_LOCK_S", 0.2)
     with FileLock(tmp_path / "mlflow.db.lock"), pytest.raises(ServiceUnavailableError, match="held by another process"):
         connect(f"sqlite:///{tmp_path}/mlflow.db", create=True)
+
+
+def test_what_is_read_without_mlflow_is_named_as_mlflow_names_it() -> None:
+    assert ALL_STAGES == ViewType.ALL
+
+
+def test_reading_from_a_server_leaves_mlflow_alone(server_uri: str) -> None:
+    code = (
+        "import sys; from reelscribe.pipeline.tracking.registry import list_models; from reelscribe.pipeline.tracking.query import *; "
+        f"list_models(uri={server_uri!r}); query_versions('metrics.x > 1', uri={server_uri!r}); print('mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_sign_in_by_a_plug_in_stays_with_mlflow(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(connect_to_read(server_uri), RestClient)
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "team")
+    assert isinstance(connect_to_read(server_uri), MlflowClient)
