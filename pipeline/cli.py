@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NoReturn, Optional
 import typer
 
 from reelscribe import __version__
+from reelscribe.pipeline.cli_registry import Json, TrackingUri, registry, tracking_store
 from reelscribe.pipeline.errors import ReelScribeError, UsageError
 
 app = typer.Typer(
@@ -21,18 +22,13 @@ app = typer.Typer(
     help="Label video archives with CNN + RNN models: train, track, register, label at scale.\n\n"
     "Try it: [bold]reelscribe demo[/bold]   Then: [bold]reelscribe train gestures data.manifest=labels.csv[/bold]",
 )
-registry = typer.Typer(no_args_is_help=True, help="Ask the model registry, and move its aliases.")
 app.add_typer(registry, name="registry")
 job = typer.Typer(no_args_is_help=True, help="Look at labelling jobs.")
 app.add_typer(job, name="job")
 submitted = typer.Typer(no_args_is_help=True, help="Commands that were submitted to a Ray cluster.")
 app.add_typer(submitted, name="submitted")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a model folder.")]
-TrackingUri = Annotated[
-    str, typer.Option("--tracking-uri", help="MLflow server or sqlite:///FILE; default MLFLOW_TRACKING_URI, else runs/mlflow.db.")
-]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Decode processes; 0 is one per core. On Ray the cluster's CPUs decide.")]
 Timeout = Annotated[float, typer.Option(min=0.1, max=86400, help="Seconds that decoding one video may take.")]
@@ -50,8 +46,6 @@ WindowsText = Annotated[
 Seeds = Annotated[str, typer.Option(help="Train with each of these seeds, e.g. 0,1,2; registers nothing.")]
 Cluster = Annotated[str, typer.Option(help="Jobs API of the cluster; default RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="What submit said.")]
-Why = Annotated[str, typer.Option(help="A word on the reason, kept in the history.")]
-DEFAULT_OUTPUT = "runs"  # as in config.Config
 
 
 @app.command(epilog="Example: reelscribe train configs/gestures.yaml data.manifest=labels.csv model.recurrent=lstm")
@@ -206,7 +200,7 @@ def evaluate(
         model,
         data,
         split=split,
-        tracking=_tracking(tracking_uri),
+        tracking=tracking_store(tracking_uri),
         device=device,
         decode=DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated),
         shuffle_seed=shuffle_frames,
@@ -239,7 +233,12 @@ def predict(
 
     decode = DecodeConfig(backend=backend, workers=workers, timeout_s=timeout, memory_mb=memory_mb, truncated=truncated)
     answers = predict_videos(
-        model, videos, tracking=_tracking(tracking_uri), device=device, decode=decode, windows=Windows.parse(windows) if windows else None
+        model,
+        videos,
+        tracking=tracking_store(tracking_uri),
+        device=device,
+        decode=decode,
+        windows=Windows.parse(windows) if windows else None,
     )
     show_labels.predictions(answers, as_json=json)
 
@@ -296,9 +295,9 @@ def label(
     if plan:
         from reelscribe.pipeline.labeling.estimate import estimate_job
 
-        show_labels.estimate(estimate_job(model, videos, options=options, tracking=_tracking(tracking_uri)), as_json=json)
+        show_labels.estimate(estimate_job(model, videos, options=options, tracking=tracking_store(tracking_uri)), as_json=json)
         return
-    summary = label_videos(model, videos, out=out, options=options, tracking=_tracking(tracking_uri), progress=console.progress)
+    summary = label_videos(model, videos, out=out, options=options, tracking=tracking_store(tracking_uri), progress=console.progress)
     show_labels.labelling(summary, as_json=json)
 
 
@@ -323,7 +322,7 @@ def relabel(
     from reelscribe.pipeline.labeling.relabel import relabel_videos
 
     options = JobOptions(device=device, decode=DecodeConfig(workers=workers, timeout_s=timeout, memory_mb=memory_mb))
-    summary = relabel_videos(out, model, where=where, options=options, tracking=_tracking(tracking_uri), progress=console.progress)
+    summary = relabel_videos(out, model, where=where, options=options, tracking=tracking_store(tracking_uri), progress=console.progress)
     show_labels.labelling(summary, as_json=json)
 
 
@@ -379,104 +378,6 @@ def doctor(
         sound = show.videos(facts, as_json=json)
     if not sound:
         raise typer.Exit(1)
-
-
-@registry.command("list", epilog="Example: reelscribe registry list")
-def list_(tracking_uri: TrackingUri = "", json: Json = False) -> None:
-    """Registered models with their aliases."""
-    from reelscribe.pipeline import show
-    from reelscribe.pipeline.tracking.registry import list_models
-
-    show.models(list_models(uri=_tracking(tracking_uri)), as_json=json)
-
-
-@registry.command("show", epilog="Example: reelscribe registry show models:/gestures@champion")
-def show_(
-    model: Annotated[str, typer.Argument(help="NAME, models:/NAME@ALIAS or models:/NAME/VERSION.")],
-    tracking_uri: TrackingUri = "",
-    json: Json = False,
-) -> None:
-    """One version: aliases, metrics, where it came from, and its card."""
-    from reelscribe.pipeline import show
-    from reelscribe.pipeline.tracking.registry import show_model
-
-    show.model(show_model(model, uri=_tracking(tracking_uri)), as_json=json)
-
-
-@registry.command("query", epilog="Example: reelscribe registry query \"metrics.top1 >= 0.9 and params.model.recurrent = 'gru'\"")
-def query_(
-    text: Annotated[str, typer.Argument(help="Conditions on name, version, alias, created, metrics.*, params.*, tags.*")] = "",
-    tracking_uri: TrackingUri = "",
-    json: Json = False,
-) -> None:
-    """Versions that meet conditions, joined with the runs that made them."""
-    from reelscribe.pipeline import show
-    from reelscribe.pipeline.tracking.query import query_versions
-
-    show.versions(query_versions(text, uri=_tracking(tracking_uri)), as_json=json)
-
-
-@registry.command("promote", epilog="Example: reelscribe registry promote models:/gestures/3 --to champion")
-def promote_(
-    model: Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@OTHER_ALIAS.")],
-    to: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
-    why: Why = "",
-    tracking_uri: TrackingUri = "",
-    json: Json = False,
-) -> None:
-    """Move an alias to a version."""
-    from reelscribe.pipeline import show
-    from reelscribe.pipeline.tracking.registry import promote
-
-    show.promotion(promote(model, to=to, uri=_tracking(tracking_uri), why=why), as_json=json)
-
-
-@registry.command("rollback", epilog="Example: reelscribe registry rollback gestures --alias champion")
-def rollback_(
-    name: Annotated[str, typer.Argument(help="A registered model.")],
-    alias: Annotated[str, typer.Option(help="The alias to move back.")] = "champion",
-    why: Why = "",
-    tracking_uri: TrackingUri = "",
-    json: Json = False,
-) -> None:
-    """Take the last move of an alias back."""
-    from reelscribe.pipeline import show
-    from reelscribe.pipeline.tracking.registry import rollback
-
-    show.promotion(rollback(name, alias=alias, uri=_tracking(tracking_uri), why=why), as_json=json)
-
-
-@registry.command("history", epilog="Example: reelscribe registry history gestures")
-def history_(
-    name: Annotated[str, typer.Argument(help="A registered model.")],
-    tracking_uri: TrackingUri = "",
-    json: Json = False,
-) -> None:
-    """Every move of a model's aliases: when, who, from, to, why."""
-    from reelscribe.pipeline import show
-    from reelscribe.pipeline.tracking.registry import alias_history
-
-    show.history(alias_history(name, uri=_tracking(tracking_uri)), as_json=json)
-
-
-@registry.command("compare", epilog="Example: reelscribe registry compare models:/gestures@champion models:/gestures/4")
-def compare_(
-    first: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")],
-    second: Annotated[str, typer.Argument(help="The other one.")],
-    tracking_uri: TrackingUri = "",
-    json: Json = False,
-) -> None:
-    """Two versions side by side: metrics, and where their configs and labels differ."""
-    from reelscribe.pipeline import show
-    from reelscribe.pipeline.tracking.registry import compare
-
-    show.comparison(compare(first, second, uri=_tracking(tracking_uri)), as_json=json)
-
-
-def _tracking(chosen: str) -> str:
-    from reelscribe.pipeline.tracking.uri import tracking_uri
-
-    return tracking_uri(chosen, DEFAULT_OUTPUT)
 
 
 def _seeds(text: str, default: int) -> list[int]:

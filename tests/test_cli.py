@@ -45,8 +45,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run
 
 
-VERBS = ["train", "tune", "submit", "job status", "job logs", "job stop", "compare", "evaluate", "label", "predict", "demo", "doctor"]
-VERBS += [f"registry {verb}" for verb in ("list", "show", "query", "promote", "rollback", "history", "compare")]
+VERBS = ["train", "tune", "submit", "submitted status", "submitted logs", "submitted stop", "compare", "evaluate", "label", "relabel"]
+VERBS += ["job status", "predict", "demo", "doctor"]
+VERBS += [f"registry {verb}" for verb in ("list", "show", "query", "promote", "rollback", "history", "compare", "diff")]
+VERBS += [f"registry {verb}" for verb in ("lineage", "push", "pull", "rm")]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -110,6 +112,18 @@ def test_the_registry_answers(run: Run, trained: TrainingResult) -> None:
     assert (moves[0]["alias"], moves[0]["after"]) == ("live", 1)
     assert "models:/tiny@live: version 1 -> none" in run("registry", "rollback", "tiny", "--alias", "live", *store).out
     assert "labels: the same" in run("registry", "compare", "models:/tiny/1", "models:/tiny@champion", *store).out
+    assert "the same labels" in run("registry", "diff", "models:/tiny/1", "models:/tiny@champion", *store).out
+    (chain,) = run("registry", "lineage", "models:/tiny@champion", *store, "--json").json()
+    assert (chain["run_id"], chain["data"][0]["digest"]) == (trained.run_id, trained.bundle.spec.data_digest)
+    assert "would remove   models:/tiny/1 @champion" in run("registry", "rm", "models:/tiny/1", "--dry-run", *store).out
+
+
+def test_a_gate_that_refuses_is_status_1(run: Run, trained: TrainingResult, drawn: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_text(f"data: {{manifest: {drawn / 'manifest.csv'}, min_clips: 1000}}\ndecode: {{workers: 1}}\n")
+    ended = run("registry", "promote", "models:/tiny/1", "--to", "judged", "--gate", gate, "--tracking-uri", trained.tracking_uri)
+    assert ended.status == 1, ended
+    assert "the gate refuses: clips" in ended.out
 
 
 def test_shuffling_frames_is_the_same_for_the_same_seed(run: Run, trained: TrainingResult, drawn: Path) -> None:
@@ -151,6 +165,10 @@ def test_wrong_use_is_one_clear_message_and_status_2(run: Run, trained: Training
         (("label", model, drawn / "new", "--out", tmp_path / "used"), "used"),
         (("label", "models:/tiny@champion", drawn / "new", "--out", tmp_path / "job", *store), "model_version"),
         (("registry", "query", "metrics.top1 >> 3", *store), "metrics.top1 >> 3"),
+        (("registry", "rm", "models:/tiny/1", *store), "in use: it is @champion"),
+        (("registry", "lineage", "job:nothing", *store), "no labelling job 'nothing'"),
+        (("registry", "promote", "models:/tiny/1", "--gate", tmp_path / "no.yaml", *store), "no.yaml"),
+        (("registry", "promote", "models:/tiny/1", "--dry-run", *store), "--dry-run is for --gate"),
         (("registry", "list", "--tracking-uri", "http://127.0.0.1:9"), "127.0.0.1:9"),
         (("registry", "list"), "no tracking store"),
     ]

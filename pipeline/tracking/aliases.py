@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from reelscribe.pipeline.errors import ModelError
+from reelscribe.pipeline.errors import ModelError, PromotionError
 from reelscribe.pipeline.tracking.connection import model_errors
 from reelscribe.pipeline.tracking.provenance import user_name
 from reelscribe.pipeline.tracking.versions import RegisteredModel, registered_model
@@ -52,19 +52,58 @@ def move_alias(
     client: MlflowClient, uri: str, *, name: str, alias: str, to: int | None, why: str = "", undoes: str | None = None
 ) -> Promotion:
     """Point an alias to a version, or take it away (None), and write it down; nothing happens where it is there already."""
-    before = registered_model(client, uri, name).aliases.get(alias)
+    return _move(client, uri, registered_model(client, uri, name), alias, to, why, undoes)[0]
+
+
+def move_alias_from(client: MlflowClient, uri: str, *, name: str, alias: str, expected: int | None, to: int, why: str) -> Promotion:
+    """As ``move_alias``, if the alias is still at ``expected`` (None: nobody holds it).
+
+    MLflow knows no compare-and-set, so somebody may move it between our look and our move. Whoever of the two writes into the history later
+    finds the other there, and where the alias is somewhere else now, both find that. Raises PromotionError for each.
+    """
+    model = registered_model(client, uri, name)
+    current = model.aliases.get(alias)
+    if current != expected:
+        raise PromotionError(
+            f"models:/{name}@{alias} was held by {_holder(expected)} when this began and is held by {_holder(current)} now: "
+            "it stays there, as nothing was compared with that; try again"
+        )
+    promotion, key = _move(client, uri, model, alias, to, why, None)
+    after = registered_model(client, uri, name)
+    others = [move for move in moves_of(after) if move.alias == alias and move.key != key and move.key not in model.tags]
+    if others or after.aliases.get(alias) != to:
+        who = (
+            "; ".join(f"{move.who} moved it from {_holder(move.before)} to {_holder(move.after)}" for move in others)
+            or "another tool moved it"
+        )
+        raise PromotionError(
+            f"models:/{name}@{alias} was moved to version {to}, and by somebody else at the same moment ({who}); it is "
+            f"held by {_holder(after.aliases.get(alias))} now: look at `reelscribe registry history {name}` and decide together"
+        )
+    return promotion
+
+
+def _move(
+    client: MlflowClient, uri: str, model: RegisteredModel, alias: str, to: int | None, why: str, undoes: str | None
+) -> tuple[Promotion, str]:
+    """Move and write down; returns the key in the history, too (empty where nothing moved)."""
+    before = model.aliases.get(alias)
     if before == to:
-        return Promotion(name=name, alias=alias, before=before, after=to)
+        return Promotion(name=model.name, alias=alias, before=before, after=to), ""
     now = datetime.now(UTC)
     record = {"alias": alias, "before": before, "after": to, "when": now.isoformat(), "who": user_name(), "why": why, "undoes": undoes}
     key = f"{_MOVE_TAG}{int(now.timestamp() * 1e6):017d}-{uuid.uuid4().hex[:8]}"
     with model_errors(uri, f"alias '{alias}'"):
         if to is None:
-            client.delete_registered_model_alias(name, alias)
+            client.delete_registered_model_alias(model.name, alias)
         else:
-            client.set_registered_model_alias(name, alias, str(to))
-        client.set_registered_model_tag(name, key, json.dumps(record, ensure_ascii=False))
-    return Promotion(name=name, alias=alias, before=before, after=to)
+            client.set_registered_model_alias(model.name, alias, str(to))
+        client.set_registered_model_tag(model.name, key, json.dumps(record, ensure_ascii=False))
+    return Promotion(name=model.name, alias=alias, before=before, after=to), key
+
+
+def _holder(version: int | None) -> str:
+    return "nobody" if version is None else f"version {version}"
 
 
 def moves_of(model: RegisteredModel) -> list[AliasMove]:

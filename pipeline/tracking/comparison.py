@@ -65,6 +65,22 @@ def compare_versions(first: ModelVersion, second: ModelVersion) -> VersionCompar
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelChange:
+    """A label whose place among the outputs is not the same."""
+
+    label: str
+    first: int | None  # from 0; None where that version does not know it
+    second: int | None
+
+
+def label_changes(first: ModelVersion, second: ModelVersion) -> list[LabelChange]:
+    """Labels that only one version knows, or that have moved, in the order of the first, then of the second."""
+    places = [{label: place for place, label in enumerate(_labels(version))} for version in (first, second)]
+    pairs = [(label, places[0].get(label), places[1].get(label)) for label in dict.fromkeys([*places[0], *places[1]])]
+    return [LabelChange(label=label, first=before, second=after) for label, before, after in pairs if before != after]
+
+
 def _labels(version: ModelVersion) -> tuple[str, ...]:
     return tuple(json.loads(version.tags.get("reelscribe.labels", "[]")))
 

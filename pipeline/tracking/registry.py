@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from reelscribe.pipeline.bundle import CARD_FILE
 from reelscribe.pipeline.errors import ModelError, ReelScribeError
-from reelscribe.pipeline.tracking.aliases import AliasMove, Promotion, last_standing_move, move_alias, moves_of
-from reelscribe.pipeline.tracking.comparison import VersionComparison, compare_versions
-from reelscribe.pipeline.tracking.connection import connect
+from reelscribe.pipeline.tracking.aliases import AliasMove, Promotion, last_standing_move, move_alias, move_alias_from, moves_of
+from reelscribe.pipeline.tracking.comparison import LabelChange, VersionComparison, compare_versions, label_changes
+from reelscribe.pipeline.tracking.connection import connect, model_errors
 from reelscribe.pipeline.tracking.fetch import ResolvedModel, fetch_model
 from reelscribe.pipeline.tracking.references import VersionReference, parse_name
 from reelscribe.pipeline.tracking.register import register_model
@@ -21,6 +22,8 @@ from reelscribe.pipeline.tracking.versions import (
     resolve_version,
 )
 
+GATE_TAG = "reelscribe.gate."
+
 __all__ = [
     "AliasMove",
     "ModelDetails",
@@ -32,11 +35,15 @@ __all__ = [
     "alias_history",
     "compare",
     "fetch_model",
+    "label_differences",
     "list_models",
     "promote",
+    "promotion_parties",
+    "record_evidence",
     "register_model",
     "rollback",
     "show_model",
+    "take_over",
 ]
 
 
@@ -80,11 +87,30 @@ def promote(model: str, *, to: str, uri: str, why: str = "") -> Promotion:
 
     Raises ModelError for an unknown version, one that is not ready, or an alias that MLflow does not allow.
     """
-    client = connect(uri)
+    version, _ = promotion_parties(model, to, uri=uri)
+    return move_alias(connect(uri), uri, name=version.name, alias=to, to=version.version, why=why)
+
+
+def promotion_parties(model: str, alias: str, *, uri: str) -> tuple[ModelVersion, int | None]:
+    """The version that is to have an alias, and the number of the one that has it now. Raises ModelError."""
+    client = connect_to_read(uri)
     version = resolve_version(client, uri, parse_name(model))
     if version.status != "READY":
         raise ModelError(f"{version.name} version {version.version} is not ready (MLflow says {version.status})")
-    return move_alias(client, uri, name=version.name, alias=to, to=version.version, why=why)
+    return version, registered_model(client, uri, version.name).aliases.get(alias)
+
+
+def take_over(version: ModelVersion, alias: str, *, expected: int | None, why: str, uri: str) -> Promotion:
+    """Move an alias that is still where it was expected. Raises PromotionError where somebody else moved it."""
+    return move_alias_from(connect(uri), uri, name=version.name, alias=alias, expected=expected, to=version.version, why=why)
+
+
+def record_evidence(version: ModelVersion, evidence: str, *, uri: str) -> str:
+    """Keep what a gate found (JSON) as a tag of the version, one for each gate; returns its key."""
+    key = f"{GATE_TAG}{time.time_ns() // 1000:017d}"
+    with model_errors(uri, f"the evidence for {version.name} version {version.version}"):
+        connect(uri).set_model_version_tag(version.name, str(version.version), key, evidence)
+    return key
 
 
 def alias_history(model: str, *, uri: str) -> list[AliasMove]:
@@ -107,3 +133,9 @@ def compare(first: str, second: str, *, uri: str) -> VersionComparison:
     """Two versions side by side: metrics, parameters that differ, labels lost and gained. Raises ModelError."""
     client = connect_to_read(uri)
     return compare_versions(resolve_version(client, uri, parse_name(first)), resolve_version(client, uri, parse_name(second)))
+
+
+def label_differences(first: str, second: str, *, uri: str) -> list[LabelChange]:
+    """Where the label maps of two versions differ; empty where they are the same. Raises ModelError."""
+    client = connect_to_read(uri)
+    return label_changes(resolve_version(client, uri, parse_name(first)), resolve_version(client, uri, parse_name(second)))

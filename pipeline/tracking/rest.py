@@ -109,9 +109,12 @@ class RestClient:
         """One run."""
         return _run(self._get("runs/get", run_id=run_id)["run"])
 
-    def search_experiments(self, view_type: int, *, max_results: int, page_token: str | None = None) -> Page:
+    def search_experiments(
+        self, view_type: int, *, max_results: int, filter_string: str | None = None, page_token: str | None = None
+    ) -> Page:
         """A page of experiments."""
-        answer = self._get("experiments/search", view_type=view_type, max_results=max_results, page_token=page_token)
+        asked = {"view_type": view_type, "max_results": max_results, "filter": filter_string, "page_token": page_token}
+        answer = self._get("experiments/search", **asked)
         return Page([SimpleNamespace(**one) for one in answer.get("experiments", [])], answer.get("next_page_token", ""))
 
     def _get(self, path: str, **asked: Any) -> dict[str, Any]:

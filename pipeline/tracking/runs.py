@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from reelscribe.pipeline.errors import ConfigError, StoppedError
 from reelscribe.pipeline.tracking.connection import connect, model_errors, tracking_errors
+from reelscribe.pipeline.tracking.outbox import Outbox, deliver_leftovers
 from reelscribe.pipeline.tracking.provenance import environment_lock, run_tags
 from reelscribe.pipeline.tracking.uri import artifact_location
 
@@ -32,7 +33,8 @@ class RunTracker:
     The run ends FINISHED; FAILED with the error as a tag when an exception leaves the block; KILLED on an interrupt. With
     ``parent_run_id`` it is a child run (a fold, a seed, a trial); with ``run_id`` it is that run, gone on with.
     Nothing global of MLflow is touched, so several may be open.
-    Every method raises ServiceUnavailableError when the store is gone for longer than MLflow's own retries (some minutes).
+    The store has to answer when the run begins. What is logged while it is away waits on disk, in order (``outbox``); a method raises
+    ServiceUnavailableError only when too much waits.
     """
 
     def __init__(
@@ -53,31 +55,35 @@ class RunTracker:
         if parent_run_id:
             self._tags["mlflow.parentRunId"] = parent_run_id
         self._client: MlflowClient | None = None
+        self._outbox: Outbox | None = None
         self._run_id = run_id
 
     def __enter__(self) -> Self:
         client = connect(self.uri, create=True)
         if self._run_id:
             with model_errors(self.uri, f"run '{self._run_id}'"):
+                deliver_leftovers(client, self.uri)
                 client.update_run(self._run_id, status="RUNNING")
-            self._client = client
+            self._client, self._outbox = client, Outbox(client, self.uri, self._run_id)
             return self
         with tracking_errors(self.uri):
             experiment_id = ensure_experiment(client, self.uri, self.experiment)
             tags = {key: value[:_TAG_CHARACTERS] for key, value in self._tags.items()}
             run = client.create_run(experiment_id, run_name=self.run_name, tags=tags)
-            self._client, self._run_id = client, run.info.run_id
-            client.log_text(self._run_id, environment_lock(), "environment.txt")
+            deliver_leftovers(client, self.uri)
+        self._client, self._run_id = client, run.info.run_id
+        self._outbox = Outbox(client, self.uri, self._run_id)
+        self.log_text(environment_lock(), "environment.txt")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         status = _status_of(error)
         try:
-            with tracking_errors(self.uri):
-                if error is not None and status != "FINISHED":
-                    text = f"{type(error).__name__}: {error}"
-                    self.client.set_tag(self.run_id, "reelscribe.error", text[:_TAG_CHARACTERS])
-                self.client.set_terminated(self.run_id, status)
+            if error is not None and status != "FINISHED":
+                self.set_tags({"reelscribe.error": f"{type(error).__name__}: {error}"})
+            self._put("end", status=status, time_ms=int(time.time() * 1000))
+            if self._outbox is not None:
+                self._outbox.close()
         except Exception as failure:
             if error is None:
                 raise
@@ -99,22 +105,16 @@ class RunTracker:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log nested parameters under dotted names (``model.recurrent=gru``); lists and None as JSON."""
-        from mlflow.entities import Param
-
-        rows = [Param(key, value[:_PARAM_CHARACTERS]) for key, value in flatten(params).items()]
-        with tracking_errors(self.uri):
-            for start in range(0, len(rows), _PARAMS_PER_REQUEST):
-                self.client.log_batch(self.run_id, params=rows[start : start + _PARAMS_PER_REQUEST])
+        rows = [(key, value[:_PARAM_CHARACTERS]) for key, value in flatten(params).items()]
+        for start in range(0, len(rows), _PARAMS_PER_REQUEST):
+            self._put("params", rows=rows[start : start + _PARAMS_PER_REQUEST])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log numbers at a step (the epoch). A character that MLflow forbids in a name becomes ``_``."""
-        from mlflow.entities import Metric
-
         now_ms = int(time.time() * 1000)
-        rows = [Metric(re.sub(r"[^/\w.\- :]", "_", name), float(value), now_ms, step) for name, value in metrics.items()]
-        with tracking_errors(self.uri):
-            for start in range(0, len(rows), _METRICS_PER_REQUEST):
-                self.client.log_batch(self.run_id, metrics=rows[start : start + _METRICS_PER_REQUEST])
+        rows = [(re.sub(r"[^/\w.\- :]", "_", name), float(value), now_ms, step) for name, value in metrics.items()]
+        for start in range(0, len(rows), _METRICS_PER_REQUEST):
+            self._put("metrics", rows=rows[start : start + _METRICS_PER_REQUEST])
 
     def end_children(self) -> None:
         """Mark child runs whose process was ended, and so could not say it itself, as KILLED."""
@@ -131,16 +131,11 @@ class RunTracker:
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file, or of a folder with all in it, under ``folder`` of the run's artifacts."""
-        with tracking_errors(self.uri):
-            if path.is_dir():
-                self.client.log_artifacts(self.run_id, str(path), "/".join(filter(None, (folder, path.name))))
-            else:
-                self.client.log_artifact(self.run_id, str(path), folder)
+        self._put("file", path=str(path), folder=folder)
 
     def log_text(self, text: str, file: str) -> None:
         """Keep a text as an artifact (``file``: its path in the run's artifacts)."""
-        with tracking_errors(self.uri):
-            self.client.log_text(self.run_id, text, file)
+        self._put("text", text=text, file=file)
 
     def log_dataset(
         self,
@@ -155,27 +150,25 @@ class RunTracker:
 
         ``source`` is the manifest's path or URI, ``digest`` the SHA-256 over its rows, kept whole in the tag ``reelscribe.digest``.
         """
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
         where = source if "://" in source else Path(source).absolute().as_uri()
         scheme = where.partition("://")[0]
-        dataset = Dataset(
-            name=name,
-            digest=digest[:_DIGEST_CHARACTERS],
-            source_type={"file": "local", "https": "http"}.get(scheme, scheme),
-            source=json.dumps({"url" if scheme in ("http", "https") else "uri": where}),
-            profile=json.dumps({} if num_rows is None else {"num_rows": num_rows}),
-        )
-        tags = [InputTag("mlflow.data.context", context), InputTag("reelscribe.digest", digest)]
-        with tracking_errors(self.uri):
-            self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
+        dataset = {
+            "name": name,
+            "digest": digest[:_DIGEST_CHARACTERS],
+            "source_type": {"file": "local", "https": "http"}.get(scheme, scheme),
+            "source": json.dumps({"url" if scheme in ("http", "https") else "uri": where}),
+            "profile": json.dumps({} if num_rows is None else {"num_rows": num_rows}),
+        }
+        self._put("dataset", dataset=dataset, tags=[("mlflow.data.context", context), ("reelscribe.digest", digest)])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        from mlflow.entities import RunTag
+        self._put("tags", rows=[(key, value[:_TAG_CHARACTERS]) for key, value in tags.items()])
 
-        with tracking_errors(self.uri):
-            self.client.log_batch(self.run_id, tags=[RunTag(key, value[:_TAG_CHARACTERS]) for key, value in tags.items()])
+    def _put(self, kind: str, **content: Any) -> None:
+        if self._outbox is None:
+            raise RuntimeError("the run is not open: use RunTracker in a with statement")
+        self._outbox.put({"kind": kind, **content})
 
 
 def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:

@@ -19,6 +19,12 @@ _LIMITS: dict[Task, str] = {
     "caption": "- The model says a sentence of every video, in the words of its training captions and no others. Its confidence is the\n"
     "  probability, fitted on the validation clips, that a person wrote just this sentence.",
 }
+_USE: dict[Task, str] = {
+    "single_label": "what is below the threshold of confidence is for a person to look at",
+    "multi_label": "to find videos with a label, most probable first",
+    "value": "to sort and compare videos by the number",
+    "dense": "to find where in a video something happens",
+}
 
 
 def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation: Evaluation, leaks: tuple[Leak, ...]) -> str:
@@ -28,6 +34,11 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
         f"# {spec.name}",
         "",
         _what_it_does(spec),
+        "",
+        "## Intended use",
+        "",
+        f"- For videos like those of the manifest below, read by `reelscribe label` or MLflow; {_USE[spec.task]}.",
+        "- Not for decisions about people that nobody looks over.",
         "",
         "## Network",
         "",

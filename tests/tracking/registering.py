@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from reelscribe.pipeline.tracking.registry import promote, register_model
+from reelscribe.pipeline.tracking.registry import register_model
 from reelscribe.pipeline.tracking.runs import RunTracker
 
 
@@ -39,8 +39,3 @@ def register_and_die(uri: str, folder: str, name: str, at: str) -> None:
     real = getattr(MlflowClient, at)
     setattr(MlflowClient, at, die)
     train_and_register(uri, folder, name, "champion")
-
-
-def move(uri: str, model: str, alias: str) -> None:
-    """One promotion."""
-    promote(model, to=alias, uri=uri)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import getpass
 import shutil
 import signal
+import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from registering import processes, register_and_die, train_and_register
 from conftest import tiny_spec
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle, save_bundle
 from reelscribe.pipeline.errors import ModelError
+from reelscribe.pipeline.tracking.lineage import lineage
+from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.registry import (
     ModelVersion,
     alias_history,
@@ -258,3 +263,37 @@ def test_two_versions_side_by_side(uri: str, register: Register, tmp_path: Path,
     assert [(pair.name, pair.first, pair.second) for pair in both.params] == [("model.recurrent", "gru", "lstm"), ("seed", None, "1")]
     assert (both.labels_lost, both.labels_gained, both.same_labels) == (("winken üben",), ("stop",), False)
     assert (both.same_data, both.same_weights) == (True, True)
+
+
+def test_eight_clients_at_once(server_uri: str, bundle: ModelBundle) -> None:
+    with RunTracker(uri=server_uri, experiment="eight") as run:
+        run.log_metrics({"eight": 8.0})
+        for _ in range(2):
+            register_model(bundle.folder, run_id=run.run_id, name="eight", alias="", uri=server_uri)
+
+    def client(number: int) -> tuple[int, list[int]]:
+        for version in (1, 2):
+            promote(f"eight/{version}", to=f"alias-{number}", uri=server_uri)
+        rollback("eight", alias=f"alias-{number}", uri=server_uri)
+        found = query_versions(f"name = 'eight' and metrics.eight = 8 and (alias = 'alias-{number}' or version > 99)", uri=server_uri)
+        return number, [version.version for version in found]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(client, range(8))) == [(number, [1]) for number in range(8)]
+    assert len(alias_history("eight", uri=server_uri)) == 24
+
+
+def test_a_run_that_is_deleted_under_a_reader(uri: str, register: Register, server_database: Path) -> None:
+    version = register("orphan")
+    client = MlflowClient(tracking_uri=uri)
+    client.delete_run(str(version.run_id))
+    assert show_model("orphan", uri=uri).version.metrics["top1"] == 0.93
+    database = server_database if uri.startswith("http") else Path(uri.removeprefix("sqlite:///"))
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:  # as `mlflow gc` does
+        for table in ("metrics", "latest_metrics", "params", "tags", "inputs", "runs"):
+            column = {"inputs": "destination_id"}.get(table, "run_uuid")
+            connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (version.run_id,))
+    for found in (show_model("orphan", uri=uri).version, query_versions("name = 'orphan' and metrics.top1 > 0.9", uri=uri)[0]):
+        assert (found.version, dict(found.metrics), dict(found.params)) == (version.version, {"top1": 0.93}, {})
+    assert lineage("models:/orphan@champion", uri=uri)[0].status == "gone"
+    assert fetch_model("models:/orphan@champion", uri=uri).version == str(version.version)

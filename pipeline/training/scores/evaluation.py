@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, load_bundle
 from reelscribe.pipeline.config import DecodeConfig, Task
@@ -153,13 +155,7 @@ def evaluate_model(
         raise UsageError(f"--report is for captions, {predictor.bundle.spec.name} has task={predictor.bundle.spec.task}")
     if report is not None and not report.absolute().parent.is_dir():
         raise UsageError(f"--report {report}: there is no folder {report.absolute().parent}")
-    rows = read_manifest(data, require_labels=True, task=predictor.bundle.spec.task).to_pylist()
-    if split:
-        found = sorted({row["split"] for row in rows if row["split"]})
-        if split not in found:
-            there = f"splits there: {', '.join(found)}" if found else "it has no split column"
-            raise ManifestError(f"{data}: no row has the split '{split}'{nearest(split, found)} ({there})")
-        rows = [row for row in rows if row["split"] == split]
+    rows = labelled_rows(data, split, predictor.bundle.spec.task).to_pylist()
     with DecodePool(decode.num_workers, decode.limits) as pool, progress("evaluating") as advance:
         result = evaluate(predictor, rows, pool=pool, decode=decode, shuffle_seed=shuffle_seed, progress=advance)
     if report is not None:
@@ -190,6 +186,18 @@ def _write_report(path: Path, result: Evaluation, bundle: ModelBundle, decode: D
         )
     figures = {name: f"{value:.4g}" for name, value in scores.metrics.items()}
     write_caption_report(path, title=bundle.spec.name, metrics=figures, captions=shown, decode=decode)
+
+
+def labelled_rows(data: str, split: str, task: Task) -> pa.Table:
+    """The rows of a label file, or of one split of it. Raises ManifestError for a split that no row has."""
+    table = read_manifest(data, require_labels=True, task=task)
+    if not split:
+        return table
+    found = sorted({one for one in table.column("split").to_pylist() if one})
+    if split not in found:
+        there = f"splits there: {', '.join(found)}" if found else "it has no split column"
+        raise ManifestError(f"{data}: no row has the split '{split}'{nearest(split, found)} ({there})")
+    return table.filter(pc.field("split") == split)
 
 
 def shuffled(clip: Clip, seed: int) -> Clip:
