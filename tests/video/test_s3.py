@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import s3_server
 
+import s3_server
 from reelscribe.pipeline.errors import NetworkError, VideoNotFoundError, VideoPermissionError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip
