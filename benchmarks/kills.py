@@ -26,8 +26,8 @@ from typing import Any
 from machine import machine
 from safetensors.torch import load_file
 
-from reelscribe.pipeline.config import load_config
-from reelscribe.pipeline.drawing import draw_order_dataset
+from reelscribe.pipeline.config_files import load_config
+from reelscribe.pipeline.drawing.order import draw_order_dataset
 
 KINDS = ("worker", "node", "command")
 

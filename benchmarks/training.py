@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from reelscribe.models.recognizer import Recognizer
 from reelscribe.pipeline.config import CheckpointConfig, Config, TrainingConfig, usable_cores
-from reelscribe.pipeline.drawing import draw_order_dataset
+from reelscribe.pipeline.drawing.order import draw_order_dataset
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest
 from reelscribe.pipeline.training.checkpoints import Checkpoints

@@ -39,7 +39,8 @@ def _merged(cues: Iterable[Cue]) -> list[Cue]:
 
 
 def _srt(cues: list[Cue]) -> str:
-    parts = [f"{i}\n{_clock(c.start_s, ',')} --> {_clock(c.end_s, ',')}\n{_plain(c.text)}\n" for i, c in enumerate(cues, start=1)]
+    shown = [plain for cue in cues if (plain := cue._replace(text=_plain(cue.text))).text]  # a bracket alone leaves nothing
+    parts = [f"{i}\n{_clock(c.start_s, ',')} --> {_clock(c.end_s, ',')}\n{c.text}\n" for i, c in enumerate(shown, start=1)]
     return "\n".join(parts)
 
 
@@ -50,7 +51,7 @@ def _vtt(cues: list[Cue]) -> str:
 
 def _plain(text: str) -> str:
     """SubRip knows no escapes: what players would take for a tag or a time loses its brackets."""
-    return re.sub(r"[<>{}]", "", text.replace("-->", "->"))
+    return " ".join(re.sub(r"[<>{}]", "", text.replace("-->", "->")).split())
 
 
 def _escaped(text: str) -> str:

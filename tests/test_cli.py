@@ -78,6 +78,10 @@ def test_labels_equal_what_evaluate_and_predict_say(run: Run, trained: TrainingR
     assert labelled["labelled"] == len(rows)
     assert labelled["failed"] == len(failed) > 0
     assert (tmp_path / "out" / "report.html").is_file()
+    assert run("job", "status", tmp_path / "out", "--json").json()["state"] == "done"
+    [made] = run("registry", "lineage", "models:/tiny@champion", *store, "--json").json()
+    [used] = [job for use in made["uses"] for job in use["jobs"] if job["job_id"] == labelled["job_id"]]
+    assert (used["state"], used["labelled"], used["failed"]) == ("done", labelled["labelled"], labelled["failed"])
     some = sorted(rows)[:3]
     predicted = run("predict", trained.bundle.folder, *(rows[i]["uri"] for i in some), "--json").json()
     assert [p["label"] for p in predicted] == [rows[i]["label"] for i in some]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import av
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reelscribe.pipeline.subtitles import Cue, SubtitleFormat, subtitles
@@ -42,6 +42,7 @@ def test_a_player_reads_times_and_texts(tmp_path: Path, kind: SubtitleFormat) ->
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 50), st.text(max_size=20)), max_size=6))
+@example([(0.0, 1.0, "<"), (2.0, 1.0, "{ }")])
 def test_every_text_stays_inside_its_cue(given: list[tuple[float, float, str]]) -> None:
     cues = [Cue(start, start + length, text) for start, length, text in given]
     for kind in ("srt", "vtt"):

@@ -76,14 +76,16 @@ def run_job(
     out: str | Path,
     options: JobOptions | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_record: Callable[[JobRecord], None] | None = None,
 ) -> JobSummary:
     """Label ``videos`` (columns video_id, uri, start_s, end_s) into the folder ``out``; goes on where the same job stopped.
 
+    ``on_record`` is given the job's record when it begins and when it has ended.
     Files under ``out`` itself are no input, so it may lie inside the folder that is labelled. Raises ManifestError for ids that are there
     twice, OutputConflictError where ``out`` holds something else or is in use, ReelScribeError where it cannot be written; never anything
     for a bad video.
     """
-    options = options or JobOptions()
+    options, tell = options or JobOptions(), on_record or (lambda _: None)
     with open_store(out) as store:
         job = store.begin(_new_job(bundle, identity, options))
         plan = store.plan(_outside(videos, out), job)
@@ -96,6 +98,7 @@ def run_job(
         work = Work(store, job, plan, marks, redo)
         if pending or redo.positions or job.finished is None:
             store.write_job(job)
+            tell(job)
             clock = Clock()
             wanted = chain(plan.videos(pending), plan.videos_at(redo))
             num_videos = sum(shard.stop - shard.start for shard in pending) + redo.num_videos
@@ -104,6 +107,7 @@ def run_job(
                     work.consume(outcomes, on_progress)
             job = work.finish(clock if options.engine == "local" else None)
             store.write_job(job)
+            tell(job)
         return work.summary(job)
 
 

@@ -13,7 +13,7 @@ from reelscribe.pipeline.vocabulary import SPECIAL
 _LEAKS_SHOWN = 20
 _LIMITS: dict[Task, str] = {
     "single_label": "- The model always names one of its labels, also for a video that shows none of them: use the confidence.",
-    "multi_label": "- A label is given from a probability of 0.5 on; the probabilities are not calibrated.",
+    "multi_label": "- A label is given from a probability of 0.5 on; the probabilities are calibrated together, not one by one.",
     "value": "- The model gives a number to every video, also to one that it means nothing for, and says nothing of how sure it is.",
     "dense": "- The confidence of a segment is not calibrated.",
     "caption": "- The model says a sentence of every video, in the words of its training captions and no others. Its confidence is the\n"
@@ -24,6 +24,7 @@ _USE: dict[Task, str] = {
     "multi_label": "to find videos with a label, most probable first",
     "value": "to sort and compare videos by the number",
     "dense": "to find where in a video something happens",
+    "caption": "to find and skim videos by what they show, not as a record of it",
 }
 
 
