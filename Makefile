@@ -1,7 +1,7 @@
 # Two commands for a fresh clone: `make demo` and `make test`. Each sets up .venv by itself; needed are Python 3.11 to 3.13 with pip, git, make.
 #   make setup   the environment of requirements.lock in .venv, nothing else on the machine is touched
 #   make demo    draw videos, train, evaluate, register, label; everything under reelscribe-demo/ (ARGS="--engine ray" is passed on)
-#   make test    all tests, the fast ones first
+#   make test    all tests, the fast ones first, in two processes
 #   make check   format, lint, types, and the tests of the architecture
 #   make lock    resolve pyproject.toml anew into requirements.lock (UPGRADE=1 takes the newest of everything)
 #   make clean   remove what the targets above made, .venv included
@@ -41,7 +41,7 @@ demo: setup
 	$(VENV)/bin/reelscribe demo $(ARGS)
 
 test: setup
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS) || test $$? -eq 5  # 5: nothing selected, as when ARGS names one file
+	$(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS) || test $$? -eq 5  # 5: nothing selected, as when ARGS names one file
 	$(VENV)/bin/python -m pytest -m slow $(ARGS) || test $$? -eq 5
 
 check: setup

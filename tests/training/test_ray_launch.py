@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 from test_job import changed, check_the_batch_that_was_kept, history, poisoned
 from tiny_training import drawn_data
 
-from reelscribe.pipeline.config import CheckpointConfig, Config, TrainingConfig
+from reelscribe.pipeline.config import Config, TrainingConfig
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import StoppedError, TrainingError, UsageError
 from reelscribe.pipeline.training.job import TrainingResult, run_training
@@ -80,46 +79,6 @@ def test_two_workers_give_the_numbers_of_this_process(alone: TrainingResult, spr
         assert mine == pytest.approx(theirs, abs=1e-5), name
     a, b = (load_file(result.bundle.folder / "weights.safetensors") for result in (alone, spread))
     assert max((a[name] - b[name]).abs().max().item() for name in a if a[name].is_floating_point()) < 1e-4
-
-
-def below(pid: int) -> Iterator[int]:
-    """The processes that this one started, and so on."""
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    for child in children:
-        yield child
-        yield from below(child)
-
-
-def kill_a_worker() -> None:
-    names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in below(os.getpid())}
-    workers = [pid for pid, name in names.items() if "RayTrainWorker" in name]
-    assert len(workers) == 2, names
-    os.kill(workers[0], signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_changes_nothing(spread: TrainingResult, tiny_config: Config) -> None:
-    """It is killed as the first epoch ends; the other one, which waits for it, is started again too."""
-    config = on_two_workers(tiny_config)
-    config = changed(config, "training", checkpoint=CheckpointConfig(every_steps=1))
-    shown: list[int] = []
-
-    @contextmanager
-    def killing(what: str) -> Iterator[Callable[..., None]]:
-        def advance(done: int, *_: Any) -> None:
-            if what == "training":
-                if not shown:
-                    kill_a_worker()
-                shown.append(done)
-
-        yield advance
-
-    result = run_training(config, progress=killing)
-    assert any(later <= earlier for earlier, later in pairwise(shown)), shown  # it went back to a checkpoint
-    assert result.bundle.weights_digest == spread.bundle.weights_digest
-    for name in ("train_loss", "val_loss"):
-        mine, theirs = (history(result.tracking_uri, run, name) for run in (result.run_id, spread.run_id))
-        assert mine == theirs
 
 
 @pytest.mark.slow

@@ -48,7 +48,8 @@ def test_a_search_trains_the_best_out_and_goes_on(tiny_config: Config) -> None:
         experiment = client.get_experiment_by_name(config.tracking.experiment)
         assert experiment is not None
         found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
-        assert {run.info.status for run in found} == {"FINISHED"}
+        statuses = {run.info.status for run in found}
+        assert {"FINISHED"} <= statuses <= {"FINISHED", "KILLED"}  # killed: ended early by the scheduler
         return len(found)
 
     assert children() == 2
