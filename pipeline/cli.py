@@ -140,33 +140,33 @@ def submit(
     json: Json = False,
 ) -> None:
     """Run a command on a Ray cluster, and return at once."""
-    from reelscribe.pipeline import jobs, show
+    from reelscribe.pipeline import cluster_jobs, show
 
-    show.job(jobs.submit(arguments, address=address), as_json=json)
+    show.job(cluster_jobs.submit(arguments, address=address), as_json=json)
 
 
 @submitted.command("status", epilog="Example: reelscribe submitted status raysubmit_LTxb")
 def status_(job_id: JobId, address: Cluster = "", json: Json = False) -> None:
     """How a submitted command is."""
-    from reelscribe.pipeline import jobs, show
+    from reelscribe.pipeline import cluster_jobs, show
 
-    show.job(jobs.find(job_id, address=address), as_json=json)
+    show.job(cluster_jobs.find(job_id, address=address), as_json=json)
 
 
 @submitted.command("logs", epilog="Example: reelscribe submitted logs raysubmit_LTxb")
 def logs_(job_id: JobId, address: Cluster = "") -> None:
     """What a submitted command has written so far."""
-    from reelscribe.pipeline import console, jobs
+    from reelscribe.pipeline import cluster_jobs, console
 
-    console.say(jobs.logs(job_id, address=address))
+    console.say(cluster_jobs.logs(job_id, address=address))
 
 
 @submitted.command("stop", epilog="Example: reelscribe submitted stop raysubmit_LTxb")
 def stop_(job_id: JobId, address: Cluster = "", json: Json = False) -> None:
     """Ask a submitted command to stop; a training leaves a checkpoint first."""
-    from reelscribe.pipeline import jobs, show
+    from reelscribe.pipeline import cluster_jobs, show
 
-    show.job(jobs.stop(job_id, address=address), as_json=json)
+    show.job(cluster_jobs.stop(job_id, address=address), as_json=json)
 
 
 @app.command(epilog="Example: reelscribe evaluate models:/gestures@champion labels.csv --split val")

@@ -15,9 +15,9 @@ from reelscribe.pipeline.tracking.uri import redact
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.bundle import BundleSpec
+    from reelscribe.pipeline.cluster_jobs import Job
     from reelscribe.pipeline.demo import DemoResult
     from reelscribe.pipeline.doctor import Check, VideoFacts
-    from reelscribe.pipeline.jobs import Job
     from reelscribe.pipeline.predictor import AnyPrediction
     from reelscribe.pipeline.tracking.registry import AliasMove, ModelDetails, ModelVersion, Promotion, RegisteredModel, VersionComparison
     from reelscribe.pipeline.training.data import Failure

@@ -25,7 +25,7 @@ LAYERS = (
     ("errors",),
     ("sampling", "stores", "vocabulary", "subtitles"),
     ("video", "captions", "config_keys"),
-    ("config", "label_files", "cluster", "jobs", "console"),
+    ("config", "label_files", "cluster", "cluster_jobs", "console"),
     ("config_files", "caption_files"),
     ("fields",),
     ("manifest", "features", "bundle", "drawing"),
@@ -48,7 +48,7 @@ OWNERS = {
     "mlflow": ("pipeline/tracking/",),
     "ray": (
         "pipeline/cluster.py",
-        "pipeline/jobs.py",
+        "pipeline/cluster_jobs.py",
         "pipeline/training/ray_launch.py",
         "pipeline/training/tune_launch.py",
         "pipeline/labeling/ray_launch.py",

@@ -57,7 +57,7 @@ def relabel(
             raise UsageError(f"{out} holds no finished labelling job (see {JOB_FILE}); let `reelscribe label` finish it first")
         _require_same_answers(bundle, job)
         plan, marks = store.planned(job), store.committed()
-        redo = store.rows_of(plan, marks.values(), lambda labels, _: labels.filter(_meets(labels, where)))
+        redo = store.redo_of(plan, marks.values(), lambda labels, _: labels.filter(_meets(labels, where)))
         again = Relabelling(started=datetime.now(UTC), where=where, model=model_facts(bundle, identity), rows=redo.rows)
         session = {"model": again.model, "sessions": [*job.sessions, new_session(options)]}
         work = Work(store, job.model_copy(update=session), plan, marks, redo)

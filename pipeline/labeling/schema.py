@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from reelscribe.pipeline.labeling.stages import Failed, Labelled, Outcome
 
@@ -127,12 +126,6 @@ def answer_columns(result: Labelled) -> dict[str, Any]:
     if result.segments is not None:
         columns["segments"] = [dict(zip(("start_s", "end_s", "label", "confidence"), part, strict=True)) for part in result.segments]
     return columns
-
-
-def labelled_s(labels: pa.Table) -> float:
-    """Length of all that labels speak of, in seconds: whole videos, clips and windows."""
-    ends_s = pc.min_element_wise(labels["end_s"], labels["duration_s"])  # without the nulls
-    return float(pc.sum(pc.subtract(ends_s, pc.coalesce(labels["start_s"], 0.0))).as_py() or 0.0)
 
 
 def explain(schema: pa.Schema) -> str:

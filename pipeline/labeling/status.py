@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -53,7 +52,7 @@ def job_status(out: str) -> JobStatus:
         total=counts.total,
         labelled=counts.labelled,
         failed=counts.failed,
-        failed_by_class=dict(Counter(counts.failed_by_class).most_common()),
+        failed_by_class=counts.failed_by_class,
         sessions=len(job.sessions),
         updated=store.updated(),
         rows_per_s=rate,

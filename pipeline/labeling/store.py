@@ -37,8 +37,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from reelscribe.pipeline.errors import ManifestError, OutputConflictError
 from reelscribe.pipeline.labeling.folder import OutputFolder, open_folder
 from reelscribe.pipeline.labeling.record import MAX_DIFFERENCES, JobRecord, differences
-from reelscribe.pipeline.labeling.schema import FAILURES, LABELS, Trace, failures_table, labelled_s, labels_table
+from reelscribe.pipeline.labeling.schema import FAILURES, LABELS, Trace, failures_table, labels_table
 from reelscribe.pipeline.labeling.stages import Outcome, Video
+from reelscribe.pipeline.report.rows import labelled_s
 
 JOB_FILE = "job.json"
 _READERS = 8  # markers of a store of objects that are asked for at the same time
@@ -181,9 +182,9 @@ class ShardStore:
     def failed_rows(self, plan: Plan, marks: Iterable[ShardMark], classes: Collection[str]) -> Redo:
         """Rows of the input that ended, or of which a window ended, as a failure of one of these classes."""
         wanted = [mark for mark in marks if set(classes) & set(mark.failed_by_class)]
-        return self.rows_of(plan, wanted, lambda _, failures: failures.filter(pc.field("failure").isin(list(classes))))
+        return self.redo_of(plan, wanted, lambda _, failures: failures.filter(pc.field("failure").isin(list(classes))))
 
-    def rows_of(self, plan: Plan, marks: Iterable[ShardMark], pick: Callable[[pa.Table, pa.Table], pa.Table]) -> Redo:
+    def redo_of(self, plan: Plan, marks: Iterable[ShardMark], pick: Callable[[pa.Table, pa.Table], pa.Table]) -> Redo:
         """Rows of the input of which ``pick`` takes one or more out of the labels and failures of a shard."""
         positions, rows, failed = {}, 0, 0
         for mark in sorted(marks, key=lambda mark: mark.shard):

@@ -79,8 +79,7 @@ def read_results(out: str | Path, *, max_videos: int) -> Results:
         least = np.sort(np.concatenate([least, confidence]))[:max_videos]
         labelled += batch.num_rows
         total_confidence += float(confidence.sum())
-        ends_s = pc.min_element_wise(batch["end_s"], batch["duration_s"])  # without the nulls
-        video_s += pc.sum(pc.subtract(ends_s, pc.coalesce(batch["start_s"], 0.0))).as_py() or 0.0
+        video_s += labelled_s(batch)
     failures = _read_failures(out)
     confident = int(bins.sum())
     return Results(
@@ -93,6 +92,12 @@ def read_results(out: str | Path, *, max_videos: int) -> Results:
         shown=_read_shown(out, float(least[-1]) if len(least) else None, max_videos) if labelled else (),
         failures=tuple(failures),
     )
+
+
+def labelled_s(labels: pa.Table | pa.RecordBatch) -> float:
+    """Length of all that labels speak of, in seconds: whole videos, clips and windows."""
+    ends_s = pc.min_element_wise(labels["end_s"], labels["duration_s"])  # without the nulls
+    return float(pc.sum(pc.subtract(ends_s, pc.coalesce(labels["start_s"], 0.0))).as_py() or 0.0)
 
 
 def _labels(row: Mapping[str, Any]) -> set[str]:

@@ -59,7 +59,8 @@ def run_search(config: Config, *, progress: OpenProgress) -> SearchResult:
     output = Path(config.output).absolute()
     check_writable(output)
     table = read_manifest(config.data.manifest, require_labels=True, task=config.task)
-    facts = [config.recipe, config.search.model_dump(mode="json"), table_digest(table)]
+    data_digest = table_digest(table)
+    facts = [config.recipe, config.search.model_dump(mode="json"), data_digest]
     folder = output / config.name / f"search-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
     with cluster(config.cluster.address), held(folder):
         file = folder / _RUN_FILE
@@ -73,7 +74,7 @@ def run_search(config: Config, *, progress: OpenProgress) -> SearchResult:
         )
         with run:
             if not run_id:
-                log_recipe(run, config, table_digest(table), table.num_rows)
+                log_recipe(run, config, data_digest, table.num_rows)
                 file.write_text(run.run_id, encoding="utf-8")
             with progress("trials") as advance:
                 _TOLD.append(advance)
