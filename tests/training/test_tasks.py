@@ -23,9 +23,9 @@ from reelscribe.pipeline.labeling.stages import Video
 from reelscribe.pipeline.labeling.store import read_labels
 from reelscribe.pipeline.manifest import MANIFEST_SCHEMA, TASK_FIELDS
 from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, ValuePrediction
-from reelscribe.pipeline.show import evaluation as show_evaluation
-from reelscribe.pipeline.show import training as show_training
-from reelscribe.pipeline.show_labels import predictions as show_predictions
+from reelscribe.pipeline.show.labels import predictions as show_predictions
+from reelscribe.pipeline.show.training import evaluation as show_evaluation
+from reelscribe.pipeline.show.training import training as show_training
 from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.recipes.splits import split_rows
 from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate_model

@@ -6,54 +6,50 @@ from typing import Annotated
 
 import typer
 
+from reelscribe.pipeline.cli.options import Json, TrackingUri, tracking_store
 from reelscribe.pipeline.errors import UsageError
 
-registry = typer.Typer(no_args_is_help=True, help="Ask the model registry, and move its aliases.")
+app = typer.Typer(no_args_is_help=True, help="Ask the model registry, and move its aliases.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-TrackingUri = Annotated[
-    str, typer.Option("--tracking-uri", help="MLflow server or sqlite:///FILE; default MLFLOW_TRACKING_URI, else runs/mlflow.db.")
-]
 Why = Annotated[str, typer.Option(help="A word on the reason, kept in the history.")]
-DEFAULT_OUTPUT = "runs"  # as in config.Config
 
 
-@registry.command("list", epilog="Example: reelscribe registry list")
+@app.command("list", epilog="Example: reelscribe registry list")
 def list_(tracking_uri: TrackingUri = "", json: Json = False) -> None:
     """Registered models with their aliases."""
-    from reelscribe.pipeline import show
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.registry import list_models
 
     show.models(list_models(uri=tracking_store(tracking_uri)), as_json=json)
 
 
-@registry.command("show", epilog="Example: reelscribe registry show models:/gestures@champion")
+@app.command("show", epilog="Example: reelscribe registry show models:/gestures@champion")
 def show_(
     model: Annotated[str, typer.Argument(help="NAME, models:/NAME@ALIAS or models:/NAME/VERSION.")],
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
     """One version: aliases, metrics, where it came from, and its card."""
-    from reelscribe.pipeline import show
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.registry import show_model
 
     show.model(show_model(model, uri=tracking_store(tracking_uri)), as_json=json)
 
 
-@registry.command("query", epilog="Example: reelscribe registry query \"metrics.top1 >= 0.9 and params.model.recurrent = 'gru'\"")
+@app.command("query", epilog="Example: reelscribe registry query \"metrics.top1 >= 0.9 and params.model.recurrent = 'gru'\"")
 def query_(
     text: Annotated[str, typer.Argument(help="Conditions on name, version, alias, created, metrics.*, params.*, tags.*")] = "",
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
     """Versions that meet conditions, joined with the runs that made them."""
-    from reelscribe.pipeline import show
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.query import query_versions
 
     show.versions(query_versions(text, uri=tracking_store(tracking_uri)), as_json=json)
 
 
-@registry.command("promote", epilog="Example: reelscribe registry promote models:/gestures/3 --to champion --gate configs/gate.yaml")
+@app.command("promote", epilog="Example: reelscribe registry promote models:/gestures/3 --to champion --gate configs/gate.yaml")
 def promote_(
     model: Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@OTHER_ALIAS.")],
     to: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
@@ -66,7 +62,8 @@ def promote_(
     json: Json = False,
 ) -> None:
     """Move an alias to a version; with --gate only if it passes, status 1 if it does not."""
-    from reelscribe.pipeline import console, show, show_registry
+    from reelscribe.pipeline import console
+    from reelscribe.pipeline.show import registry as show
 
     if not gate:
         if dry_run:
@@ -83,12 +80,12 @@ def promote_(
     result = promote_by_gate(
         model, to=to, gate=settings, tracking=tracking_store(tracking_uri), why=why, dry_run=dry_run, progress=console.progress
     )
-    show_registry.gate(result, as_json=json)
+    show.gate(result, as_json=json)
     if not result.passed:
         raise typer.Exit(1)
 
 
-@registry.command("rollback", epilog="Example: reelscribe registry rollback gestures --alias champion")
+@app.command("rollback", epilog="Example: reelscribe registry rollback gestures --alias champion")
 def rollback_(
     name: Annotated[str, typer.Argument(help="A registered model.")],
     alias: Annotated[str, typer.Option(help="The alias to move back.")] = "champion",
@@ -97,26 +94,26 @@ def rollback_(
     json: Json = False,
 ) -> None:
     """Take the last move of an alias back."""
-    from reelscribe.pipeline import show
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.registry import rollback
 
     show.promotion(rollback(name, alias=alias, uri=tracking_store(tracking_uri), why=why), as_json=json)
 
 
-@registry.command("history", epilog="Example: reelscribe registry history gestures")
+@app.command("history", epilog="Example: reelscribe registry history gestures")
 def history_(
     name: Annotated[str, typer.Argument(help="A registered model.")],
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
     """Every move of a model's aliases: when, who, from, to, why."""
-    from reelscribe.pipeline import show
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.registry import alias_history
 
     show.history(alias_history(name, uri=tracking_store(tracking_uri)), as_json=json)
 
 
-@registry.command("compare", epilog="Example: reelscribe registry compare models:/gestures@champion models:/gestures/4")
+@app.command("compare", epilog="Example: reelscribe registry compare models:/gestures@champion models:/gestures/4")
 def compare_(
     first: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")],
     second: Annotated[str, typer.Argument(help="The other one.")],
@@ -124,13 +121,13 @@ def compare_(
     json: Json = False,
 ) -> None:
     """Two versions side by side: metrics, and where their configs and labels differ."""
-    from reelscribe.pipeline import show
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.registry import compare
 
     show.comparison(compare(first, second, uri=tracking_store(tracking_uri)), as_json=json)
 
 
-@registry.command("diff", epilog="Example: reelscribe registry diff models:/gestures@champion models:/gestures/4")
+@app.command("diff", epilog="Example: reelscribe registry diff models:/gestures@champion models:/gestures/4")
 def diff_(
     first: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")],
     second: Annotated[str, typer.Argument(help="The other one.")],
@@ -138,29 +135,29 @@ def diff_(
     json: Json = False,
 ) -> None:
     """Where the label maps of two versions differ; status 1 if they do."""
-    from reelscribe.pipeline import show_registry
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.registry import label_differences
 
     changes = label_differences(first, second, uri=tracking_store(tracking_uri))
-    show_registry.labels(changes, as_json=json)
+    show.labels(changes, as_json=json)
     if changes:
         raise typer.Exit(1)
 
 
-@registry.command("lineage", epilog="Example: reelscribe registry lineage models:/gestures@champion")
+@app.command("lineage", epilog="Example: reelscribe registry lineage models:/gestures@champion")
 def lineage_(
     what: Annotated[str, typer.Argument(help="models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID, job:JOB_ID or data:DIGEST.")],
     tracking_uri: TrackingUri = "",
     json: Json = False,
 ) -> None:
     """Data, run, versions and labelling jobs, from any end."""
-    from reelscribe.pipeline import show_registry
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.lineage import lineage
 
-    show_registry.lineage(lineage(what, uri=tracking_store(tracking_uri)), as_json=json)
+    show.lineage(lineage(what, uri=tracking_store(tracking_uri)), as_json=json)
 
 
-@registry.command("push", epilog="Example: reelscribe registry push models:/gestures@champion http://mlflow.example:5000")
+@app.command("push", epilog="Example: reelscribe registry push models:/gestures@champion http://mlflow.example:5000")
 def push_(
     model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION.")],
     to: Annotated[str, typer.Argument(metavar="URI", help="The tracking store that gets a copy.")],
@@ -171,7 +168,7 @@ def push_(
     _copy(model, tracking_store(tracking_uri), to, as_json=json)
 
 
-@registry.command("pull", epilog="Example: reelscribe registry pull models:/gestures@champion http://mlflow.example:5000")
+@app.command("pull", epilog="Example: reelscribe registry pull models:/gestures@champion http://mlflow.example:5000")
 def pull_(
     model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS or models:/NAME/VERSION, there.")],
     source: Annotated[str, typer.Argument(metavar="URI", help="The tracking store that has it.")],
@@ -183,13 +180,13 @@ def pull_(
 
 
 def _copy(model: str, source: str, target: str, *, as_json: bool) -> None:
-    from reelscribe.pipeline import show_registry
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.transfer import copy_version
 
-    show_registry.copied(copy_version(model, source=tracking_store(source), target=tracking_store(target)), as_json=as_json)
+    show.copied(copy_version(model, source=tracking_store(source), target=tracking_store(target)), as_json=as_json)
 
 
-@registry.command("rm", epilog="Example: reelscribe registry rm models:/gestures/2 --dry-run")
+@app.command("rm", epilog="Example: reelscribe registry rm models:/gestures/2 --dry-run")
 def rm_(
     model: Annotated[str, typer.Argument(help="models:/NAME/VERSION.")],
     force: Annotated[bool, typer.Option("--force", help="Also a version that has an alias or that labelling jobs used.")] = False,
@@ -198,14 +195,7 @@ def rm_(
     json: Json = False,
 ) -> None:
     """Remove a version that nobody uses."""
-    from reelscribe.pipeline import show_registry
+    from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.transfer import remove_version
 
-    show_registry.removal(remove_version(model, uri=tracking_store(tracking_uri), force=force, dry_run=dry_run), as_json=json)
-
-
-def tracking_store(chosen: str) -> str:
-    """The tracking store that a verb works with."""
-    from reelscribe.pipeline.tracking.uri import tracking_uri
-
-    return tracking_uri(chosen, DEFAULT_OUTPUT)
+    show.removal(remove_version(model, uri=tracking_store(tracking_uri), force=force, dry_run=dry_run), as_json=json)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from reelscribe.pipeline.console import print_json, print_table, say
-from reelscribe.pipeline.show import how_to_look, leaks, training
+from reelscribe.pipeline.show.training import how_to_look, leaks, training
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.training.recipes.comparison import Candidate, Comparison

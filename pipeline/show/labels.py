@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.console import print_json, print_table, say
 from reelscribe.pipeline.labeling.stages import Failed
-from reelscribe.pipeline.show import prediction
+from reelscribe.pipeline.show.predictions import prediction
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.labeling.estimate import Estimate
