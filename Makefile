@@ -42,7 +42,7 @@ demo: setup
 
 test: setup
 	$(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS) || test $$? -eq 5  # 5: nothing selected, as when ARGS names one file
-	$(VENV)/bin/python -m pytest -m slow $(ARGS) || test $$? -eq 5
+	$(VENV)/bin/python -m pytest -m slow --verbose $(ARGS) || test $$? -eq 5
 
 check: setup
 	$(VENV)/bin/ruff format --check .
