@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from reelscribe.models.exporting import is_exported
 from reelscribe.models.naming import unknown
 
 Carried = tuple[Tensor, ...]
@@ -19,8 +20,9 @@ def frame_changes(frames: Tensor, before: Tensor | None = None) -> Tensor:
 
     RGB bytes (B, T, 3, H, W) and the frame (B, 3, H, W) that came before them, None at the beginning of a clip -> bytes of that shape.
     """
-    signed = frames.to(torch.int16)
-    first = signed[:, :1] if before is None else before[:, None].to(torch.int16)
+    number = torch.int32 if is_exported() else torch.int16  # runtimes of exported graphs know few operations on short ones
+    signed = frames.to(number)
+    first = signed[:, :1] if before is None else before[:, None].to(number)
     change = signed - torch.cat((first, signed[:, :-1]), 1)
     return (_CHANGE_GAIN * change + 128).clamp(0, 255).to(torch.uint8)
 

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from reelscribe.models.exporting import is_exported
 from reelscribe.models.naming import unknown
 
 Carried = tuple[Tensor, ...]
@@ -79,7 +80,7 @@ class MaxReadout(Readout):
 
     def running(self, states: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
         """(B, T, H) -> (B, T, H)."""
-        largest = states.cummax(1).values
+        largest = _largest_so_far(states)
         if carried is not None:
             largest = torch.maximum(largest, carried[0].unsqueeze(1))
         return largest, (largest[:, -1],)
@@ -110,7 +111,7 @@ class AttentionReadout(Readout):
     def running(self, states: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
         """(B, T, H) -> (B, T, H)."""
         scores = self._scores(states)
-        peak = scores.cummax(1).values  # (B, T, 1)
+        peak = _largest_so_far(scores)  # (B, T, 1)
         if carried is not None:
             peak = torch.maximum(peak, carried[0].unsqueeze(1))
         later = torch.ones(len(scores[0]), len(scores[0]), dtype=torch.bool, device=states.device).triu(1)
@@ -130,6 +131,17 @@ class AttentionReadout(Readout):
 def _valid(states: Tensor, lengths: Tensor) -> Tensor:
     """(B, T, 1), true at frames that count."""
     return (torch.arange(states.shape[1], device=states.device) < lengths.view(-1, 1)).unsqueeze(-1)
+
+
+def _largest_so_far(x: Tensor) -> Tensor:
+    """(B, T, C) -> the same: torch.cummax, which ONNX lacks, in log2(T) rounds where a graph is exported."""
+    if not is_exported():
+        return x.cummax(1).values
+    reach = 1
+    while reach < x.shape[1]:
+        x = torch.cat((x[:, :reach], torch.maximum(x[:, reach:], x[:, :-reach])), 1)
+        reach *= 2
+    return x
 
 
 READOUTS: dict[str, type[Readout]] = {

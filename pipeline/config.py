@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -393,3 +394,10 @@ class Config(_Section):
 def usable_cores() -> int:
     """Cores that this process may use: in a container fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def user_cache() -> Path:
+    """What may be made again: ``REELSCRIBE_CACHE``, else a folder in the user's cache."""
+    if own := os.environ.get("REELSCRIBE_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "reelscribe"

@@ -4,89 +4,19 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from reelscribe.models.backbone import Seen
 from reelscribe.models.captioner import Captioner
+from reelscribe.pipeline.answers import AnyPrediction, CaptionPrediction, finite, read_frames, read_logits, with_confidence
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle
-from reelscribe.pipeline.config import Task
-from reelscribe.pipeline.errors import ModelError, UsageError
+from reelscribe.pipeline.errors import UsageError
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.types import Frames
 from reelscribe.pipeline.vocabulary import END, vocabulary
-
-TOP_K = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What the model says of one clip: a label, or a caption."""
-
-    label: str
-    confidence: float  # that it is right, after calibration
-    top_k: tuple[tuple[str, float], ...]  # the best first, with their confidences
-    accepted: bool | None  # whether the confidence reaches the model's threshold; None for a model without one
-    scores: npt.NDArray[np.float32]  # (C,) probabilities in the order of the model's labels; of captions the confidences of the top k
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassPrediction(Prediction):
-    """One of the model's labels."""
-
-    logits: npt.NDArray[np.float32]  # (views, C) as the network gives them, before the temperature
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionPrediction(Prediction):
-    """A sentence."""
-
-    tokens: tuple[str, ...]  # of the caption, and the end
-    attention: npt.NDArray[np.float32]  # (tokens, T), or (tokens, T, h, w): where the model looked before each; of the first view
-    log_probabilities: tuple[float, ...]  # of each of the top k, mean over its tokens: what confidences are made of
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelsPrediction:
-    """What the model says of one clip that may have several labels."""
-
-    labels: tuple[str, ...]  # those with a probability of one half or more, most probable first
-    top_k: tuple[tuple[str, float], ...]  # most probable first
-    scores: npt.NDArray[np.float32]  # (C,) probabilities, each by itself, in the order of the model's labels
-    logits: npt.NDArray[np.float32]  # (views, C) as the network gives them, before the temperature
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValuePrediction:
-    """The number that the model gives one clip, in the unit of its training clips."""
-
-    value: float
-
-
-class Segment(NamedTuple):
-    """A run of frames with one label."""
-
-    start_s: float  # when its first frame is shown, seconds from the first frame of the file
-    end_s: float  # when the first frame after it is shown; of the last segment, its own last frame
-    label: str
-    confidence: float  # mean over its frames
-
-
-@dataclass(frozen=True, kw_only=True)
-class FramesPrediction:
-    """What the model says of each frame of one clip."""
-
-    segments: tuple[Segment, ...]  # one after the other, without gaps
-    times_s: tuple[float, ...]  # of the frames, seconds from the first frame of the file
-    classes: npt.NDArray[np.int64]  # (T,) the most probable label of each frame, by its place in the model's labels
-
-
-AnyPrediction = Prediction | LabelsPrediction | ValuePrediction | FramesPrediction
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -99,6 +29,15 @@ def pick_device(wanted: str = "auto") -> torch.device:
     if wanted != "cpu" and int(wanted.partition(":")[2] or 0) >= gpus:
         raise UsageError(f"device '{wanted}': this machine has {gpus} GPUs that torch can use; try auto or cpu")
     return torch.device(wanted)
+
+
+def pick_gpu(wanted: str) -> torch.device:
+    """As pick_device. Raises UsageError for the CPU, too."""
+    device = pick_device(wanted)
+    if device.type != "cuda":
+        where = "this machine has no GPU that torch can use" if wanted == "auto" else f"not '{wanted}'"
+        raise UsageError(f"runtime 'torch-compile' needs a GPU ({where}); try --runtime auto")
+    return device
 
 
 def frames_tensor(frames: Frames) -> torch.Tensor:
@@ -120,18 +59,23 @@ class Predictor:
     """A model ready to answer.
 
     Of a single label, the probabilities are the softmax of the logits over the temperature, averaged over the views. Clips are run one by
-    one, so that a clip's answer never depends on its neighbours in a batch.
+    one, so that a clip's answer never depends on its neighbours in a batch. ``compiled`` runs what torch.compile makes of the network, in
+    bf16, on a GPU. Raises UsageError for a device that is not here.
     """
 
-    def __init__(self, bundle: ModelBundle, device: str = "auto") -> None:
+    def __init__(self, bundle: ModelBundle, device: str = "auto", *, compiled: bool = False) -> None:
         self.bundle = bundle
-        self.device = pick_device(device)
+        self.device = pick_gpu(device) if compiled else pick_device(device)
         self.model = bundle.build().to(self.device)
+        self.compiled = compiled
+        if compiled:
+            self.model.compile(dynamic=True)
 
     @torch.inference_mode()
     def __call__(self, clips: Sequence[Clip]) -> list[AnyPrediction]:
         """One prediction per clip."""
-        return [self._predict(clip) for clip in clips]
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.compiled):
+            return [self._predict(clip) for clip in clips]
 
     def _predict(self, clip: Clip) -> AnyPrediction:
         frames, lengths = pad([frames_tensor(view) for view in clip.views])
@@ -143,13 +87,8 @@ class Predictor:
             return caption(self.model, seen, self.bundle.spec, seed=clip.digest)
         logits = self.model(frames.to(self.device), lengths.to(self.device), gaps).float().cpu()  # (views, C)
         if self.bundle.spec.task == "dense":
-            return _to_segments(logits[0], [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
+            return read_frames(logits[0].numpy(), [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
         return read_logits(logits.numpy(), self.bundle.spec)
-
-
-def read_logits(logits: npt.NDArray[np.float32], spec: BundleSpec) -> AnyPrediction:
-    """What a network says of a clip (views, outputs), in words. Raises ModelError for numbers that are not finite."""
-    return _READ[spec.task](logits, spec)
 
 
 def caption(model: Captioner, seen: Seen, spec: BundleSpec, *, seed: str) -> CaptionPrediction:
@@ -166,7 +105,7 @@ def caption(model: Captioner, seen: Seen, spec: BundleSpec, *, seed: str) -> Cap
     else:
         (found,) = model.say(seen, lengths, beam=settings.beam, **settings.rules)
     words = vocabulary(spec.labels)
-    means = _finite(np.array([one.score(1.0) for one in found], dtype=np.float32))
+    means = finite(np.array([one.score(1.0) for one in found], dtype=np.float32))
     draft = CaptionPrediction(
         label="",
         confidence=0.0,
@@ -178,61 +117,3 @@ def caption(model: Captioner, seen: Seen, spec: BundleSpec, *, seed: str) -> Cap
         log_probabilities=tuple(means.tolist()),
     )
     return with_confidence(draft, spec)
-
-
-def with_confidence(found: CaptionPrediction, spec: BundleSpec) -> CaptionPrediction:
-    """The same sentences with the confidences that a model gives them."""
-    confidences = [spec.caption_confidence(mean) for mean in found.log_probabilities]
-    top_k = tuple((text, confidence) for (text, _), confidence in zip(found.top_k, confidences, strict=True))
-    return replace(found, label=top_k[0][0], confidence=top_k[0][1], top_k=top_k, scores=np.array(confidences, dtype=np.float32))
-
-
-def _to_label(logits: npt.NDArray[np.float32], spec: BundleSpec) -> ClassPrediction:
-    """Logits (views, C); equal scores keep the order of the labels."""
-    scores = _finite((torch.from_numpy(logits) / spec.temperature).softmax(dim=-1).mean(dim=0).numpy())
-    top_k = _top_k(scores, spec)
-    label, confidence = top_k[0]
-    accepted = None if spec.precision is None else spec.threshold is not None and confidence >= spec.threshold
-    return ClassPrediction(label=label, confidence=confidence, top_k=top_k, accepted=accepted, scores=scores, logits=logits)
-
-
-def _to_labels(logits: npt.NDArray[np.float32], spec: BundleSpec) -> LabelsPrediction:
-    """Logits (views, C); probabilities are averaged over the views."""
-    scores = _finite((torch.from_numpy(logits) / spec.temperature).sigmoid().mean(dim=0).numpy())
-    order = np.argsort(-scores, kind="stable")
-    labels = tuple(spec.labels[i] for i in order if scores[i] >= 0.5)
-    return LabelsPrediction(labels=labels, top_k=_top_k(scores, spec), scores=scores, logits=logits)
-
-
-def _to_value(logits: npt.NDArray[np.float32], spec: BundleSpec) -> ValuePrediction:
-    """What the network gives (views, 1), in deviations from the mean of its training clips; averaged over the views."""
-    return ValuePrediction(value=float(_finite(logits).mean()) * spec.value_deviation + spec.value_mean)
-
-
-def _finite(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    if not np.isfinite(numbers).all():
-        raise ModelError("the model gives numbers that are not finite; its weights are damaged")
-    return numbers
-
-
-def _top_k(scores: npt.NDArray[np.float32], spec: BundleSpec) -> tuple[tuple[str, float], ...]:
-    return tuple((spec.labels[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:TOP_K])
-
-
-def _to_segments(logits: torch.Tensor, times_s: Sequence[float], labels: Sequence[str]) -> FramesPrediction:
-    """Logits (T, C) of frames at these times."""
-    scores = _finite(logits.softmax(dim=-1).numpy())
-    classes = scores.argmax(axis=1)
-    starts = [0, *(np.nonzero(np.diff(classes))[0] + 1).tolist()]
-    segments = [
-        Segment(times_s[start], times_s[min(end, len(times_s) - 1)], labels[classes[start]], float(scores[start:end].max(axis=1).mean()))
-        for start, end in zip(starts, [*starts[1:], len(classes)], strict=True)
-    ]
-    return FramesPrediction(segments=tuple(segments), times_s=tuple(times_s), classes=classes)
-
-
-_READ: dict[Task, Callable[[npt.NDArray[np.float32], BundleSpec], AnyPrediction]] = {
-    "single_label": _to_label,
-    "multi_label": _to_labels,
-    "value": _to_value,
-}

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from reelscribe.pipeline.answers import AnyPrediction
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle
 from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.errors import ManifestError, ModelError, UsageError
 from reelscribe.pipeline.manifest import table_digest
-from reelscribe.pipeline.predictor import AnyPrediction, Predictor
+from reelscribe.pipeline.predictor import Predictor
 from reelscribe.pipeline.tracking.gate import Answers, Check, GateConfig, judge, judge_first
 from reelscribe.pipeline.tracking.registry import (
     Promotion,

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from reelscribe.models.exporting import is_exported
+
 
 def linear_scan(decay: Tensor, value: Tensor, start: Tensor) -> Tensor:
     """decay, value (B, T, H) and h_0 (B, H) -> h_1 .. h_T (B, T, H); decays are expected within 0 .. 1.
@@ -15,6 +17,8 @@ def linear_scan(decay: Tensor, value: Tensor, start: Tensor) -> Tensor:
     Both ways of computing it work on the numbers themselves, which such decays keep stable: the sum of logarithms of the log-space scan
     (arXiv 2311.06281) loses digits as clips grow (error at T = 1024 in float32: 8e-5, here 2e-7) and allows no negative values.
     """
+    if is_exported():  # on its way to an exported graph, which has neither gradients nor assignments
+        return scan_by_doubling(decay, _started(decay, value, start))
     scanned: Tensor = _LinearScan.apply(decay, value, start)
     return scanned
 
@@ -43,8 +47,7 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, decay: Tensor, value: Tensor, start: Tensor) -> Tensor:
-        first = torch.addcmul(value[:, :1], decay[:, :1], start[:, None])
-        states = _scan(decay, torch.cat((first, value[:, 1:]), 1))
+        states = _scan(decay, _started(decay, value, start))
         ctx.save_for_backward(decay, states, start)
         return states
 
@@ -57,6 +60,11 @@ class _LinearScan(torch.autograd.Function):
         of_value = _scan(later.flip(1), gradient.flip(1)).flip(1)
         before = torch.cat((start[:, None], states[:, :-1]), 1)
         return of_value * before, of_value, of_value[:, 0] * decay[:, 0]
+
+
+def _started(decay: Tensor, value: Tensor, start: Tensor) -> Tensor:
+    """The values of a scan from zero that gives what one from ``start`` would."""
+    return torch.cat((torch.addcmul(value[:, :1], decay[:, :1], start[:, None]), value[:, 1:]), 1)
 
 
 def _scan(decay: Tensor, value: Tensor) -> Tensor:

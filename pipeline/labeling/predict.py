@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reelscribe.pipeline.answers import AnyPrediction
 from reelscribe.pipeline.bundle import load_bundle
 from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.labeling.stages import DecodeStage, Failed, Video
 from reelscribe.pipeline.listing import list_input
-from reelscribe.pipeline.predictor import AnyPrediction, Predictor
+from reelscribe.pipeline.predictor import Predictor
 from reelscribe.pipeline.sampling import Windows
 from reelscribe.pipeline.tracking.registry import fetch_model
 

@@ -22,7 +22,8 @@ from reelscribe.pipeline.video.sandbox.pool import DecodePool
 from reelscribe.pipeline.video.types import Backend, DecodeLimits
 
 if TYPE_CHECKING:
-    from reelscribe.pipeline.predictor import AnyPrediction, Predictor
+    from reelscribe.pipeline.answers import AnyPrediction
+    from reelscribe.pipeline.predictor import Predictor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,7 +209,7 @@ class PredictStage:
 
 def _answer(prediction: AnyPrediction, *, scores: bool) -> dict[str, Any]:
     """The fields of Labelled that hold a prediction."""
-    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
+    from reelscribe.pipeline.answers import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
     match prediction:
         case Prediction():

@@ -12,11 +12,11 @@ from reelscribe.pipeline.labeling.stages import Failed
 from reelscribe.pipeline.show.predictions import prediction
 
 if TYPE_CHECKING:
+    from reelscribe.pipeline.answers import AnyPrediction
     from reelscribe.pipeline.labeling.estimate import Estimate
     from reelscribe.pipeline.labeling.predict import Answer
     from reelscribe.pipeline.labeling.status import JobStatus
     from reelscribe.pipeline.labeling.work import JobSummary
-    from reelscribe.pipeline.predictor import AnyPrediction
 
 
 def labelling(summary: JobSummary, *, as_json: bool) -> None:
@@ -87,7 +87,7 @@ def predictions(answers: list[Answer], *, as_json: bool) -> None:
 
 def _in_words(found: AnyPrediction | Failed) -> tuple[str, str]:
     """What the model says, and what it would say next; of a failure its class and what to do."""
-    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
+    from reelscribe.pipeline.answers import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
     match found:
         case Failed():
@@ -109,7 +109,7 @@ def _probabilities(pairs: Sequence[tuple[str, float]]) -> str:
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
-    from reelscribe.pipeline.predictor import LabelsPrediction, Prediction
+    from reelscribe.pipeline.answers import LabelsPrediction, Prediction
 
     video = answer.video
     part = {} if video.window is None else {"window": video.window, "start_s": video.start_s, "end_s": video.end_s}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reelscribe.pipeline.predictor import AnyPrediction
+    from reelscribe.pipeline.answers import AnyPrediction
 
 
 def prediction(found: AnyPrediction) -> dict[str, Any]:
     """A prediction of any task as JSON."""
-    from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
+    from reelscribe.pipeline.answers import CaptionPrediction, FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
     match found:
         case CaptionPrediction():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import urllib.parse
 import urllib.request
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reelscribe.pipeline.config import user_cache
 from reelscribe.pipeline.errors import ModelError, nearest
 from reelscribe.pipeline.tracking.connection import connect, model_errors, tracking_errors
 from reelscribe.pipeline.tracking.contents import find_bundle, verify
@@ -140,9 +140,7 @@ def _download(uri: str, location: str, digest: str | None, what: str, cached: Pa
 
 def cache_folder() -> Path:
     """Where downloaded models are kept."""
-    if own := os.environ.get("REELSCRIBE_CACHE"):
-        return Path(own).expanduser() / "models"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "reelscribe" / "models"
+    return user_cache() / "models"
 
 
 def _local_path(location: str) -> Path | None:

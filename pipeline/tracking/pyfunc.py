@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pandas
     from mlflow.models import ModelSignature
 
+    from reelscribe.pipeline.answers import AnyPrediction
     from reelscribe.pipeline.bundle import ModelBundle
-    from reelscribe.pipeline.predictor import AnyPrediction
     from reelscribe.pipeline.video.clip import ClipRequest
 
 _MAX_WORKERS = 4
@@ -82,7 +82,7 @@ class VideoLabeller:
 
 
 def _answer(prediction: AnyPrediction) -> dict[str, Any]:
-    from reelscribe.pipeline.predictor import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
+    from reelscribe.pipeline.answers import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 
     match prediction:
         case Prediction():

@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelscribe.pipeline.config import Task, TrainingConfig
-from reelscribe.pipeline.fields import BACKGROUND, labels_of
-from reelscribe.pipeline.predictor import (
+from reelscribe.pipeline.answers import (
     AnyPrediction,
     CaptionPrediction,
     ClassPrediction,
@@ -22,6 +20,8 @@ from reelscribe.pipeline.predictor import (
     LabelsPrediction,
     ValuePrediction,
 )
+from reelscribe.pipeline.config import Task, TrainingConfig
+from reelscribe.pipeline.fields import BACKGROUND, labels_of
 from reelscribe.pipeline.training.scores.captions import CaptionScores, caption_scores
 from reelscribe.pipeline.training.scores.metrics import (
     AnyScores,

@@ -19,9 +19,10 @@ from mlflow.models import Model
 from mlflow_server import free_port
 
 from conftest import tiny_spec
+from reelscribe.pipeline.answers import CaptionPrediction, FramesPrediction, LabelsPrediction, ValuePrediction
 from reelscribe.pipeline.bundle import ModelBundle, new_captioner, new_recognizer, num_outputs, save_bundle
 from reelscribe.pipeline.config import Task
-from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, Predictor, ValuePrediction
+from reelscribe.pipeline.predictor import Predictor
 from reelscribe.pipeline.tracking.connection import quiet
 from reelscribe.pipeline.tracking.pyfunc import VideoLabeller, columns, input_example, signature
 from reelscribe.pipeline.tracking.registry import fetch_model, register_model

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 from task_videos import draw
 
+from reelscribe.pipeline.answers import CaptionPrediction, FramesPrediction, LabelsPrediction, ValuePrediction
 from reelscribe.pipeline.config import Config, DataConfig, DecodeConfig, Task
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import ManifestError
@@ -22,7 +23,6 @@ from reelscribe.pipeline.labeling.predict import Answer, predict_videos
 from reelscribe.pipeline.labeling.stages import Video
 from reelscribe.pipeline.labeling.store import read_labels
 from reelscribe.pipeline.manifest import MANIFEST_SCHEMA, TASK_FIELDS
-from reelscribe.pipeline.predictor import CaptionPrediction, FramesPrediction, LabelsPrediction, ValuePrediction
 from reelscribe.pipeline.show.labels import predictions as show_predictions
 from reelscribe.pipeline.show.training import evaluation as show_evaluation
 from reelscribe.pipeline.show.training import training as show_training

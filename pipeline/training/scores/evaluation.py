@@ -12,22 +12,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reelscribe.pipeline.answers import (
+    AnyPrediction,
+    CaptionPrediction,
+    ClassPrediction,
+    LabelsPrediction,
+    Prediction,
+    read_logits,
+    with_confidence,
+)
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, load_bundle
 from reelscribe.pipeline.config import DecodeConfig, Task
 from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.errors import ManifestError, UsageError, VideoError, nearest
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.manifest import read_manifest
-from reelscribe.pipeline.predictor import (
-    AnyPrediction,
-    CaptionPrediction,
-    ClassPrediction,
-    LabelsPrediction,
-    Prediction,
-    Predictor,
-    read_logits,
-    with_confidence,
-)
+from reelscribe.pipeline.predictor import Predictor
 from reelscribe.pipeline.report.captions import ShownCaption, write_caption_report
 from reelscribe.pipeline.tracking.registry import fetch_model
 from reelscribe.pipeline.training.data import Failure, stable_seed

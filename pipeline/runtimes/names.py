@@ -1,0 +1,68 @@
+"""The runtimes by name, and why one cannot be used here. Imports none of them."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal, get_args
+
+from reelscribe.pipeline.config import usable_cores
+from reelscribe.pipeline.errors import UsageError
+
+GraphRuntime = Literal["openvino", "openvino-bf16", "onnxruntime"]  # these run an exported graph on the CPU
+Runtime = Literal["torch", "torch-compile"] | GraphRuntime  # torch-compile is compiled, in bf16, on a GPU
+RuntimeChoice = Literal["auto"] | Runtime
+
+GRAPH_RUNTIMES: tuple[GraphRuntime, ...] = get_args(GraphRuntime)
+_PACKAGES: dict[GraphRuntime, str] = {"openvino": "openvino", "openvino-bf16": "openvino", "onnxruntime": "onnxruntime"}
+
+
+def refusal(runtime: GraphRuntime) -> str | None:
+    """Why this machine cannot run graphs so, or None. A package that is missing is named with the extra that brings it."""
+    if util.find_spec(_PACKAGES[runtime]) is None:
+        return f"the package {_PACKAGES[runtime]} is not installed; pip install 'reelscribe[runtimes]'"
+    if runtime == "openvino-bf16" and not _processor_has_bf16():
+        return "this processor has no bf16 arithmetic (avx512_bf16 or amx_bf16)"
+    return None
+
+
+def require_usable(runtime: Runtime, device: str) -> None:
+    """Raises UsageError where a runtime cannot be used here, or not on this device."""
+    if runtime in GRAPH_RUNTIMES:
+        if device not in ("auto", "cpu"):
+            raise UsageError(f"runtime '{runtime}' runs on the CPU, not on '{device}'; leave --device out, or take --runtime torch")
+        if reason := refusal(runtime):
+            raise UsageError(f"runtime '{runtime}': {reason}")
+
+
+@cache
+def machine() -> str:
+    """All that decides how fast a runtime is here, and how it rounds: processor, cores and versions."""
+    versions = [f"{name} {_version(name)}" for name in ("torch", *dict.fromkeys(_PACKAGES.values()))]
+    return "\n".join([platform.platform(), *sorted(_cpu_facts()), f"{usable_cores()} cores", *versions])
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _processor_has_bf16() -> bool:
+    """By what Linux says of it; elsewhere by its kind."""
+    facts = " ".join(_cpu_facts()).split()
+    return any(flag in facts for flag in ("avx512_bf16", "amx_bf16", "bf16", "svebf16"))
+
+
+@cache
+def _cpu_facts() -> frozenset[str]:
+    """Model and features of the first processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset({platform.processor()})
+    wanted = ("model name", "flags", "Features")
+    return frozenset(line for line in text.partition("\n\n")[0].splitlines() if line.startswith(wanted))
