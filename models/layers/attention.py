@@ -42,7 +42,7 @@ class WindowAttention(RecurrentLayer):
         kept = self.context - 1
         if state is None:
             keys, values, count = new_keys, new_values, None
-            after = torch.full((len(x),), min(x.shape[1], kept), device=x.device)
+            after = torch.full((len(x),), min(x.shape[1], kept), dtype=torch.int64, device=x.device)
         else:
             keys, values, count = torch.cat((state[0], new_keys), 1), torch.cat((state[1], new_values), 1), state[2]
             after = (count + x.shape[1]).clamp(max=kept)
