@@ -6,7 +6,7 @@ import functools
 import platform
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -17,12 +17,15 @@ import pyarrow.compute as pc
 
 from reelscribe.pipeline.bundle import ModelBundle
 from reelscribe.pipeline.config import DecodeConfig, usable_cores
+from reelscribe.pipeline.console import note
 from reelscribe.pipeline.labeling.local import Clock, label_locally
 from reelscribe.pipeline.labeling.record import Engine, JobRecord, Machine, Session, new_job_id
 from reelscribe.pipeline.labeling.schema import SCHEMA_VERSION
 from reelscribe.pipeline.labeling.stages import DecodeStage, Outcome, PredictStage, Video
 from reelscribe.pipeline.labeling.store import open_store
 from reelscribe.pipeline.labeling.work import JobSummary, Progress, Work, count
+from reelscribe.pipeline.runtimes.choice import choose
+from reelscribe.pipeline.runtimes.names import RuntimeChoice
 from reelscribe.pipeline.sampling import Windows
 
 SHARD_SIZE = 128  # rows committed together: what a killed job does again at most, for each shard it had open
@@ -56,6 +59,7 @@ class JobOptions:
     engine: Engine = "local"
     cluster_address: str = ""  # for the engine ``ray``; empty starts a cluster on this machine
     device: str = "auto"
+    runtime: RuntimeChoice = "torch"  # auto takes the fastest that agrees with torch, or that of the job that goes on
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     windows: Windows | None = None  # each window of a video has its own row
     scores: bool = False  # a row has the probability of every class
@@ -65,7 +69,7 @@ class JobOptions:
     def fingerprint(self) -> dict[str, Any]:
         """What of it changes results."""
         windows = self.windows and self.windows.model_dump(mode="json")
-        return {"windows": windows, "scores": self.scores, "decode": {"backend": self.decode.backend}}
+        return {"runtime": self.runtime, "windows": windows, "scores": self.scores, "decode": {"backend": self.decode.backend}}
 
 
 def run_job(
@@ -87,6 +91,7 @@ def run_job(
     """
     options, tell = options or JobOptions(), on_record or (lambda _: None)
     with open_store(out) as store:
+        options = with_runtime(bundle, options, store.job())
         job = store.begin(_new_job(bundle, identity, options))
         plan = store.plan(_outside(videos, out), job)
         marks = store.committed()
@@ -109,6 +114,15 @@ def run_job(
             store.write_job(job)
             tell(job)
         return work.summary(job)
+
+
+def with_runtime(bundle: ModelBundle, options: JobOptions, job: JobRecord | None) -> JobOptions:
+    """The options with the runtime to use: ``auto`` becomes that of the job that goes on, else the fastest. Raises as ``choose`` does."""
+    wanted: RuntimeChoice = job.fingerprint.get("runtime", "torch") if job is not None and options.runtime == "auto" else options.runtime
+    chosen = choose(bundle, wanted, options.device)
+    if options.runtime == "auto":
+        note(f"runtime {chosen.runtime}: {chosen.why if wanted == 'auto' else 'as this job began'}")
+    return replace(options, runtime=chosen.runtime)
 
 
 def _outside(videos: pa.Table, out: str | Path) -> pa.Table:
@@ -138,7 +152,9 @@ def stages_of(bundle: ModelBundle, options: JobOptions) -> tuple[DecodeStage, Pr
         workers=options.decode.num_workers if options.engine == "local" else 1,
         windows=options.windows,
     )
-    return decode, PredictStage(bundle, device=options.device, scores=options.scores)
+    runtime = with_runtime(bundle, options, None).runtime if options.runtime == "auto" else options.runtime
+    assert runtime != "auto"
+    return decode, PredictStage(bundle, device=options.device, scores=options.scores, runtime=runtime)
 
 
 def _new_job(bundle: ModelBundle, identity: ModelIdentity, options: JobOptions) -> JobRecord:
@@ -175,4 +191,11 @@ def model_facts(bundle: ModelBundle, identity: ModelIdentity) -> dict[str, Any]:
 def new_session(options: JobOptions) -> Session:
     """The record of a session that starts now."""
     machine = Machine(host=platform.node(), platform=platform.platform(), python=platform.python_version(), cores=usable_cores())
-    return Session(started=datetime.now(UTC), engine=options.engine, device=options.device, decode=options.decode, machine=machine)
+    return Session(
+        started=datetime.now(UTC),
+        engine=options.engine,
+        device=options.device,
+        runtime=options.runtime,
+        decode=options.decode,
+        machine=machine,
+    )

@@ -9,7 +9,9 @@ from reelscribe.pipeline.bundle import load_bundle
 from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.labeling.stages import DecodeStage, Failed, Video
 from reelscribe.pipeline.listing import list_input
-from reelscribe.pipeline.predictor import Predictor
+from reelscribe.pipeline.runtimes.choice import choose
+from reelscribe.pipeline.runtimes.names import RuntimeChoice
+from reelscribe.pipeline.runtimes.opening import open_predictor
 from reelscribe.pipeline.sampling import Windows
 from reelscribe.pipeline.tracking.registry import fetch_model
 
@@ -23,13 +25,21 @@ class Answer:
 
 
 def predict_videos(
-    model: str, videos: list[str], *, tracking: str, device: str, decode: DecodeConfig, windows: Windows | None = None
+    model: str,
+    videos: list[str],
+    *,
+    tracking: str,
+    device: str,
+    decode: DecodeConfig,
+    windows: Windows | None = None,
+    runtime: RuntimeChoice = "torch",
 ) -> list[Answer]:
     """Fetch a model and label videos (files, folders or globs), in the order given and in the order of their windows."""
     rows = [row for video in videos for row in list_input(video).select(["video_id", "uri", "start_s", "end_s"]).to_pylist()]
-    predictor = Predictor(load_bundle(fetch_model(model, uri=tracking).folder), device)
+    bundle = load_bundle(fetch_model(model, uri=tracking).folder)
+    predictor = open_predictor(bundle, runtime=choose(bundle, runtime, device).runtime, device=device)
     workers = decode.num_workers if windows else min(decode.num_workers, len(rows))
-    stage = DecodeStage(predictor.bundle, backend=decode.backend, limits=decode.limits, workers=workers, windows=windows)
+    stage = DecodeStage(bundle, backend=decode.backend, limits=decode.limits, workers=workers, windows=windows)
     stage.setup()
     try:
         answers = [

@@ -86,7 +86,8 @@ def label_on_ray(
             )
             .map_batches(
                 PredictActor,
-                fn_constructor_args=(ray.put(_model_files(predict.bundle)), predict.device),
+                fn_constructor_args=(ray.put(_model_files(predict.bundle)),),
+                fn_constructor_kwargs={"device": predict.device, "scores": predict.scores, "runtime": predict.runtime},
                 batch_format="pyarrow",
                 batch_size=None,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=placement.max_predictors),
@@ -122,13 +123,13 @@ class DecodeActor:
 class PredictActor:
     """PredictStage with Arrow tables in and out; opens the model from the bytes of its files."""
 
-    def __init__(self, files: ObjectRef[dict[str, bytes]], device: str) -> None:
+    def __init__(self, files: ObjectRef[dict[str, bytes]], **options: Any) -> None:
         import ray
 
         with tempfile.TemporaryDirectory() as folder:
             for name, data in ray.get(files).items():
                 (Path(folder) / name).write_bytes(data)
-            self.stage = PredictStage(load_bundle(Path(folder)), device=device)
+            self.stage = PredictStage(load_bundle(Path(folder)), **options)
             self.stage.setup()
 
     def __call__(self, table: pa.Table) -> pa.Table:

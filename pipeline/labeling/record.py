@@ -35,6 +35,7 @@ class Session(_Part):
     ended: datetime | None = None
     engine: Engine
     device: str
+    runtime: str = "torch"
     decode: DecodeConfig
     machine: Machine
     videos: int = Field(default=0, description="rows that this session finished")

@@ -13,7 +13,7 @@ import pyarrow as pa
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle
 from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.errors import ModelError, QueryError, UsageError
-from reelscribe.pipeline.labeling.job import JobOptions, ModelIdentity, model_facts, new_session, outcomes_of
+from reelscribe.pipeline.labeling.job import JobOptions, ModelIdentity, model_facts, new_session, outcomes_of, with_runtime
 from reelscribe.pipeline.labeling.launch import shown
 from reelscribe.pipeline.labeling.local import Clock
 from reelscribe.pipeline.labeling.record import JobRecord, Relabelling
@@ -63,7 +63,9 @@ def relabel(
         work = Work(store, job.model_copy(update=session), plan, marks, redo)
         if redo.positions:
             windows = job.fingerprint["windows"]
-            options = replace(options, windows=windows and Windows.model_validate(windows), scores=job.fingerprint["scores"])
+            names = {"scores": job.fingerprint["scores"], "runtime": job.fingerprint.get("runtime", "torch")}
+            options = replace(options, windows=windows and Windows.model_validate(windows), **names)
+            options = with_runtime(bundle, options, None)
             with closing(outcomes_of(bundle, options, plan.videos_at(redo), redo.num_videos, Clock())) as outcomes:
                 work.consume(outcomes, on_progress)
             job = work.finish(None).model_copy(update={"model": job.model, "relabelled": [*job.relabelled, again]})

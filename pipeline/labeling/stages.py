@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.bundle import ModelBundle
 from reelscribe.pipeline.errors import VideoError, VideoTooShortError
+from reelscribe.pipeline.runtimes.names import Runtime
 from reelscribe.pipeline.sampling import UniformSampling, Windows, plan_windows
 from reelscribe.pipeline.video.clip import Clip, ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
@@ -23,7 +24,7 @@ from reelscribe.pipeline.video.types import Backend, DecodeLimits
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.answers import AnyPrediction
-    from reelscribe.pipeline.predictor import Predictor
+    from reelscribe.pipeline.runtimes.opening import AnyPredictor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,20 +166,21 @@ def _windows_of(video: Video, duration_s: float, windows: Windows) -> list[Video
 class PredictStage:
     """Frames to labels. The network is loaded by ``setup``, so that an object of this class is small and quick to send.
 
-    With ``scores``, what it says holds the probability of every class.
+    With ``scores``, what it says holds the probability of every class. The runtime is one that ``choose`` gave.
     """
 
-    def __init__(self, bundle: ModelBundle, *, device: str, scores: bool = False) -> None:
+    def __init__(self, bundle: ModelBundle, *, device: str, scores: bool = False, runtime: Runtime = "torch") -> None:
         self.bundle = bundle
         self.device = device
         self.scores = scores
-        self._predictor: Predictor | None = None
+        self.runtime = runtime
+        self._predictor: AnyPredictor | None = None
 
     def setup(self) -> None:
-        """Import torch and load the network."""
-        from reelscribe.pipeline.predictor import Predictor
+        """Import what runs the network, and load it."""
+        from reelscribe.pipeline.runtimes.opening import open_predictor
 
-        self._predictor = Predictor(self.bundle, self.device)
+        self._predictor = open_predictor(self.bundle, runtime=self.runtime, device=self.device)
 
     def __call__(self, batch: Sequence[Decoded]) -> list[Outcome]:
         """One outcome per decoded video, in the same order; failures pass through."""
