@@ -62,6 +62,8 @@ class BundleSpec(BaseModel):
     caption_offset: float = 0.0
     leaks: int = Field(default=0, ge=0, description="pairs of training and held-out clips known not to be independent")
     metrics: dict[str, float] = {}
+    label_measure: str = Field(default="", description="what label_scores are: recall, or average precision")
+    label_scores: dict[str, float] = Field(default={}, description="of the labels that some validation clip has")
     config_digest: str = ""
     data_digest: str = ""
     git_commit: str = ""

@@ -9,6 +9,7 @@ ReelScribeError                       exit status 1: the job failed
 │   ├── OutputConflictError           the output folder holds another job
 │   └── ServiceUnavailableError       a tracking server or cluster that does not answer
 ├── StoppedError                      exit status 130: stopped by Ctrl-C or SIGTERM, in order
+├── TrackingLostError                 a tracking server that was there when the work began, and then went away
 ├── PromotionError                    an alias was moved by somebody else meanwhile
 ├── TrainingError                     training cannot go on (a loss that is not finite, a dead worker)
 └── VideoError                        this video cannot be used: one row in failures, never the end of a job
@@ -74,6 +75,10 @@ class StoppedError(ReelScribeError):
     """A person, or the cluster, asked to stop; what was done is kept."""
 
     exit_status = 130
+
+
+class TrackingLostError(ReelScribeError):
+    """A tracking server went away in mid-work; what was done is kept."""
 
 
 class PromotionError(ReelScribeError):

@@ -8,17 +8,28 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from reelscribe.pipeline.answers import AnyPrediction
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle
+from reelscribe.pipeline.config import Task
 from reelscribe.pipeline.console import OpenProgress
 from reelscribe.pipeline.errors import ManifestError, ModelError, UsageError
 from reelscribe.pipeline.manifest import table_digest
 from reelscribe.pipeline.predictor import Predictor
-from reelscribe.pipeline.tracking.gate import Answers, Check, GateConfig, judge, judge_first
+from reelscribe.pipeline.tracking.gate import (
+    Answers,
+    Check,
+    ClipScores,
+    GateConfig,
+    judge,
+    judge_first,
+    judge_first_scores,
+    judge_scores,
+    require_metric,
+)
 from reelscribe.pipeline.tracking.registry import (
     Promotion,
     fetch_model,
@@ -26,7 +37,10 @@ from reelscribe.pipeline.tracking.registry import (
     record_evidence,
     take_over,
 )
+from reelscribe.pipeline.training.scores.by_clip import clip_scores
 from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate, labelled_rows
+from reelscribe.pipeline.training.scores.metrics import by_label
+from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
@@ -63,7 +77,9 @@ def promote_by_gate(
     version, champion = promotion_parties(model, to, uri=tracking)
     if champion == version.version:
         raise ModelError(f"{version.name} version {champion} holds @{to} already: there is nothing to compare it with")
-    table = labelled_rows(gate.data.manifest, gate.data.split, "single_label")
+    task = cast(Task, version.tags.get("reelscribe.task", "single_label"))
+    require_metric(gate, task)
+    table = labelled_rows(gate.data.manifest, gate.data.split, task)
     digest = table_digest(table)
     if gate.data.digest and digest != gate.data.digest:
         raise ManifestError(
@@ -97,19 +113,49 @@ def _checks(
     """Both label the rows; what the gate says of their answers."""
     versions = [challenger] if champion is None else [champion, challenger]
     predictors = [_TimedPredictor(load_bundle(fetch_model(f"models:/{name}/{one}", uri=uri).folder), gate.device) for one in versions]
-    for predictor in predictors:
-        if predictor.bundle.spec.task != "single_label":
-            raise UsageError(f"a gate judges models of one label a clip, {name} has task={predictor.bundle.spec.task}")
-    labels = tuple(sorted({row["label"] for row in rows}.union(*(predictor.bundle.spec.labels for predictor in predictors))))
+    tasks = [predictor.bundle.spec.task for predictor in predictors]
+    if len(set(tasks)) > 1:
+        raise UsageError(
+            f"versions {champion} and {challenger} of {name} have different tasks, {tasks[0]} and {tasks[1]}: nothing to compare"
+        )
     evaluations = []
     with DecodePool(gate.decode.num_workers, gate.decode.limits) as pool:
         for version, predictor in zip(versions, predictors, strict=True):
             with progress(f"version {version}") as advance:
                 evaluations.append(evaluate(predictor, rows, pool=pool, decode=gate.decode, progress=advance))
     judged = [row for row in rows if any(row["video_id"] in one.predictions for one in evaluations)]
+    if tasks[0] != "single_label":
+        return _checks_of_scores(gate, tasks[0], predictors, evaluations, [row["video_id"] for row in judged])
+    labels = tuple(sorted({row["label"] for row in rows}.union(*(predictor.bundle.spec.labels for predictor in predictors))))
     truth = np.array([labels.index(row["label"]) for row in judged])
     sides = [_answers(predictor, found, judged, labels) for predictor, found in zip(predictors, evaluations, strict=True)]
     return judge_first(gate, truth, labels, sides[0]) if champion is None else judge(gate, truth, labels, *sides)
+
+
+def _checks_of_scores(
+    gate: GateConfig, task: Task, predictors: list[_TimedPredictor], evaluations: list[Evaluation], clips: list[str]
+) -> list[Check]:
+    """What the gate says where a clip has a score of its own; a clip that one of both could not read has the worst score of all."""
+    by_clip = [clip_scores(one) for one in evaluations]
+    worst = min(min(one.values()) for one in by_clip)
+    sides = [
+        ClipScores(
+            labels=predictor.bundle.spec.labels,
+            scores=np.array([scores.get(clip, worst) for clip in clips]),
+            by_label=by_label(found.scores)[1],
+            ece=found.scores.metrics.get("ece"),
+            clip_s=statistics.median(predictor.seconds),
+        )
+        for predictor, found, scores in zip(predictors, evaluations, by_clip, strict=True)
+    ]
+    if len(sides) == 2:
+        return judge_scores(gate, task, *sides)
+    headline, metrics = TASKS[task].headline, evaluations[0].scores.metrics
+    found, least = metrics[headline.metric], metrics[headline.baseline]
+    better = headline.better(found, least)
+    return judge_first_scores(
+        gate, sides[0].scores, metric=headline.words, found=found, least=least, better=better, than=headline.baseline_words
+    )
 
 
 def _answers(predictor: _TimedPredictor, found: Evaluation, rows: Rows, labels: Sequence[str]) -> Answers:

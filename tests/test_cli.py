@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -103,18 +105,23 @@ def test_the_registry_answers(run: Run, trained: TrainingResult) -> None:
     store = ("--tracking-uri", trained.tracking_uri)
     assert ("tiny", {"champion": 1}) in [(m["name"], m["aliases"]) for m in run("registry", "list", *store, "--json").json()]
     shown = run("registry", "show", "models:/tiny@champion", *store)
+    assert f"run       {trained.run_id} tiny FINISHED" in shown.out
     assert "tiny version 1" in shown.out
     assert "## Validation" in shown.out
     assert trained.run_id in shown.out
     hits = run("registry", "query", "metrics.top1 >= 0 and alias = 'champion' and params.model.recurrent = 'gru'", *store, "--json").json()
     assert [(hit["name"], hit["version"]) for hit in hits] == [("tiny", 1)]
     assert run("registry", "query", "metrics.top1 > 1", *store, "--json").json() == []
+    (row,) = csv.DictReader(io.StringIO(run("registry", "query", "alias = 'champion' and name = 'tiny'", *store, "--csv").out))
+    assert (row["version"], row["aliases"], float(row["metrics.top1"])) == ("1", "champion", hits[0]["metrics"]["top1"])
+    assert (row["params.model.recurrent"], row["tags.reelscribe.task"]) == ("gru", "single_label")
     moved = run("registry", "promote", "models:/tiny/1", "--to", "live", *store)
     assert "models:/tiny@live: none -> version 1" in moved.out
     assert "already" in run("registry", "promote", "models:/tiny/1", "--to", "live", *store).out
     moves = run("registry", "history", "tiny", *store, "--json").json()
     assert (moves[0]["alias"], moves[0]["after"]) == ("live", 1)
     assert "models:/tiny@live: version 1 -> none" in run("registry", "rollback", "tiny", "--alias", "live", *store).out
+    assert "0 labels better, 0 worse" in run("registry", "compare", "models:/tiny/1", "models:/tiny@champion", *store).out
     assert "labels: the same" in run("registry", "compare", "models:/tiny/1", "models:/tiny@champion", *store).out
     assert "the same labels" in run("registry", "diff", "models:/tiny/1", "models:/tiny@champion", *store).out
     (chain,) = run("registry", "lineage", "models:/tiny@champion", *store, "--json").json()
@@ -169,6 +176,7 @@ def test_wrong_use_is_one_clear_message_and_status_2(run: Run, trained: Training
         (("label", model, drawn / "new", "--out", tmp_path / "used"), "used"),
         (("label", "models:/tiny@champion", drawn / "new", "--out", tmp_path / "job", *store), "model_version"),
         (("registry", "query", "metrics.top1 >> 3", *store), "metrics.top1 >> 3"),
+        (("registry", "query", "--json", "--csv", *store), "choose one"),
         (("registry", "rm", "models:/tiny/1", *store), "in use: it is @champion"),
         (("registry", "lineage", "job:nothing", *store), "no labelling job 'nothing'"),
         (("registry", "promote", "models:/tiny/1", "--gate", tmp_path / "no.yaml", *store), "no.yaml"),

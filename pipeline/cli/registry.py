@@ -41,12 +41,20 @@ def query_(
     text: Annotated[str, typer.Argument(help="Conditions on name, version, alias, created, metrics.*, params.*, tags.*")] = "",
     tracking_uri: TrackingUri = "",
     json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table of all that is known of each version.")] = False,
 ) -> None:
     """Versions that meet conditions, joined with the runs that made them."""
+    if json and csv:
+        raise UsageError("--json and --csv: choose one")
     from reelscribe.pipeline.show import registry as show
     from reelscribe.pipeline.tracking.query import query_versions
+    from reelscribe.pipeline.tracking.query_language import keyed_fields, parse_query
 
-    show.versions(query_versions(text, uri=tracking_store(tracking_uri)), as_json=json)
+    found = query_versions(text, uri=tracking_store(tracking_uri))
+    if csv:
+        show.versions_as_csv(found)
+    else:
+        show.versions(found, keyed_fields(parse_query(text)), as_json=json)
 
 
 @app.command("promote", epilog="Example: reelscribe registry promote models:/gestures/3 --to champion --gate configs/gate.yaml")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from reelscribe.pipeline.console import print_json, print_table, say
+from reelscribe.pipeline.console import note, print_json, print_table, say
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.promotion import GateResult
-    from reelscribe.pipeline.tracking.comparison import LabelChange
+    from reelscribe.pipeline.tracking.comparison import LabelChange, LabelPair
     from reelscribe.pipeline.tracking.lineage import LabellingJob, Lineage
+    from reelscribe.pipeline.tracking.query_language import Field
     from reelscribe.pipeline.tracking.registry import AliasMove, ModelDetails, ModelVersion, Promotion, RegisteredModel, VersionComparison
     from reelscribe.pipeline.tracking.transfer import Copied, Removal
 
@@ -37,27 +40,45 @@ def model(details: ModelDetails, *, as_json: bool) -> None:
     say("")
     print_table(["metric", "value"], [(name, f"{value:.4g}") for name, value in sorted(version.metrics.items())])
     say("")
+    lineage([details.lineage], as_json=False)
+    say("")
     say(details.card or f"(no model card: {details.problem})")
 
 
-def versions(found: list[ModelVersion], *, as_json: bool) -> None:
-    """One line a version."""
+def versions(found: list[ModelVersion], named: Sequence[Field], *, as_json: bool) -> None:
+    """One line a version, with what the query named of it (top1 and the recurrent core where it named nothing)."""
     if as_json:
         print_json([asdict(version) for version in found])
         return
+    shown = [(field.group, field.key) for field in named] or [("metrics", "top1"), ("params", "model.recurrent")]
     rows = [
         (
             v.name,
             v.version,
             ", ".join(v.aliases),
             f"{v.created:%Y-%m-%d %H:%M}",
-            f"{v.metrics['top1']:.4f}" if "top1" in v.metrics else "",
-            v.params.get("model.recurrent", ""),
+            *(_cell(getattr(v, group).get(key, "")) for group, key in shown),
             v.run_id or "",
         )
         for v in found
     ]
-    print_table(["name", "version", "aliases", "created (UTC)", "top1", "recurrent", "run"], rows)
+    keys = [key.removeprefix("model.") for _, key in shown]
+    print_table(["name", "version", "aliases", "created (UTC)", *keys, "run"], rows)
+    if not found:
+        note("no version is so")
+
+
+def versions_as_csv(found: list[ModelVersion]) -> None:
+    """One row a version, with a column for every metric, parameter and tag that one of them has."""
+    keyed = {group: sorted({key for v in found for key in getattr(v, group)}) for group in ("metrics", "params", "tags")}
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    plain = ("name", "version", "aliases", "created", "status", "run_id", "source", "description")
+    writer.writerow([*plain, *(f"{group}.{key}" for group, keys in keyed.items() for key in keys)])
+    for v in found:
+        values = [getattr(v, group).get(key, "") for group, keys in keyed.items() for key in keys]
+        writer.writerow(
+            [v.name, v.version, " ".join(v.aliases), v.created.isoformat(), v.status, v.run_id, v.source, v.description, *values]
+        )
 
 
 def promotion(moved: Promotion, *, as_json: bool) -> None:
@@ -89,6 +110,10 @@ def comparison(found: VersionComparison, *, as_json: bool) -> None:
     say("")
     print_table(["config", *names], [(pair.name, pair.first or "", pair.second or "") for pair in found.params])
     say("")
+    if found.label_scores:
+        print_table([found.label_measure, *names, "gain"], [_label_row(pair) for pair in found.label_scores])
+        worse, better = (sum(sign * pair.gain > 0 for pair in found.label_scores) for sign in (-1, 1))
+        say(f"{better} labels better, {worse} worse, {len(found.label_scores) - worse - better} the same\n")
     labels = "the same" if found.same_labels else f"lost: {', '.join(found.labels_lost)}; gained: {', '.join(found.labels_gained)}"
     data = {True: "the same", False: "different", None: "not known"}[found.same_data]
     say(f"labels: {labels}; training data: {data}")
@@ -167,12 +192,20 @@ def _job(job: LabellingJob) -> None:
     say(f"labelled  job {job.job_id} {job.state}: {job.labelled} labelled, {job.failed} failed, in {job.out}")
 
 
+def _label_row(pair: LabelPair) -> tuple[object, ...]:
+    return pair.label, _number(pair.first), _number(pair.second), f"{pair.gain:+.4f}" if pair.gain else ""
+
+
 def _place(place: int | None) -> str:
     return "-" if place is None else str(place)
 
 
 def _version(version: int | None) -> str:
     return f"version {version}" if version else "none"
+
+
+def _cell(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _number(value: float | None) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _MOVE_TAG = "reelscribe.move."
+_WHY_CHARACTERS = 2000  # a tag of a registered model holds 5000, or less where a letter is several bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,15 @@ def _move(
     if before == to:
         return Promotion(name=model.name, alias=alias, before=before, after=to), ""
     now = datetime.now(UTC)
-    record = {"alias": alias, "before": before, "after": to, "when": now.isoformat(), "who": user_name(), "why": why, "undoes": undoes}
+    record = {
+        "alias": alias,
+        "before": before,
+        "after": to,
+        "when": now.isoformat(),
+        "who": user_name(),
+        "why": _shortened(why),
+        "undoes": undoes,
+    }
     key = f"{_MOVE_TAG}{int(now.timestamp() * 1e6):017d}-{uuid.uuid4().hex[:8]}"
     with model_errors(uri, f"alias '{alias}'"):
         if to is None:
@@ -100,6 +109,10 @@ def _move(
             client.set_registered_model_alias(model.name, alias, str(to))
         client.set_registered_model_tag(model.name, key, json.dumps(record, ensure_ascii=False))
     return Promotion(name=model.name, alias=alias, before=before, after=to), key
+
+
+def _shortened(why: str) -> str:
+    return why if len(why) <= _WHY_CHARACTERS else why[: _WHY_CHARACTERS - 3] + "..."
 
 
 def _holder(version: int | None) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from reelscribe.pipeline.tracking.versions import ModelVersion
 
+LABEL_SCORES_TAG = "reelscribe.label_scores"
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricPair:
@@ -21,6 +23,20 @@ class MetricPair:
     def gain(self) -> float | None:
         """Second minus first, where both have it."""
         return None if self.first is None or self.second is None else self.second - self.first
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelPair:
+    """How well both versions do at one label."""
+
+    label: str
+    first: float
+    second: float
+
+    @property
+    def gain(self) -> float:
+        """Second minus first."""
+        return self.second - self.first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +56,8 @@ class VersionComparison:
     second: ModelVersion
     metrics: tuple[MetricPair, ...]  # every metric of either, by name
     params: tuple[ParamPair, ...]  # those that differ, by name
+    label_measure: str  # what label_scores are: recall, average precision; empty where they are not known of both
+    label_scores: tuple[LabelPair, ...]  # of the labels that both were judged by, the greatest loss first
     labels_lost: tuple[str, ...]  # the first knows them, the second does not
     labels_gained: tuple[str, ...]
     same_labels: bool  # the same, in the same order: their outputs can be compared class by class
@@ -52,11 +70,14 @@ def compare_versions(first: ModelVersion, second: ModelVersion) -> VersionCompar
     labels_a, labels_b = _labels(first), _labels(second)
     names = sorted({*first.metrics, *second.metrics})
     keys = sorted(key for key in {*first.params, *second.params} if first.params.get(key) != second.params.get(key))
+    measure, scores = _label_scores(first, second)
     return VersionComparison(
         first=first,
         second=second,
         metrics=tuple(MetricPair(name=name, first=first.metrics.get(name), second=second.metrics.get(name)) for name in names),
         params=tuple(ParamPair(name=key, first=first.params.get(key), second=second.params.get(key)) for key in keys),
+        label_measure=measure,
+        label_scores=scores,
         labels_lost=tuple(label for label in labels_a if label not in labels_b),
         labels_gained=tuple(label for label in labels_b if label not in labels_a),
         same_labels=labels_a == labels_b,
@@ -79,6 +100,18 @@ def label_changes(first: ModelVersion, second: ModelVersion) -> list[LabelChange
     places = [{label: place for place, label in enumerate(_labels(version))} for version in (first, second)]
     pairs = [(label, places[0].get(label), places[1].get(label)) for label in dict.fromkeys([*places[0], *places[1]])]
     return [LabelChange(label=label, first=before, second=after) for label, before, after in pairs if before != after]
+
+
+def _label_scores(first: ModelVersion, second: ModelVersion) -> tuple[str, tuple[LabelPair, ...]]:
+    """The measure and its values label by label, where both versions were judged by the same one."""
+    one, other = (json.loads(version.tags.get(LABEL_SCORES_TAG, "{}")) for version in (first, second))
+    if not one or not other or one["measure"] != other["measure"]:
+        return "", ()
+    shared = [
+        LabelPair(label=label, first=one["scores"][label], second=other["scores"][label])
+        for label in one["scores"].keys() & other["scores"]
+    ]
+    return one["measure"], tuple(sorted(shared, key=lambda pair: (pair.gain, pair.label)))
 
 
 def _labels(version: ModelVersion) -> tuple[str, ...]:

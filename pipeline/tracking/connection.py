@@ -234,16 +234,21 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except refusals() as error:
-        if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED") or _status(error) in (401, 403):
+        if is_forbidden(error):
+            raise ServiceUnavailableError(
+                f"the tracking server {redact(uri)} does not allow this user to do that; ask for the permission, or sign in as another "
+                "user by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            ) from error
+        if getattr(error, "error_code", "") == "UNAUTHENTICATED" or _status(error) == 401:
             raise ServiceUnavailableError(
                 f"the tracking server {redact(uri)} refuses this user; check MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from error
         if _is_outage(error):
-            raise ServiceUnavailableError(f"the tracking server {redact(uri)} failed: {_first_line(error)}") from error
+            raise ServiceUnavailableError(f"the tracking server {redact(uri)} failed: {first_line(error)}") from error
         raise
     except (*_imported("requests", "RequestException"), *_imported("sqlalchemy.exc", "SQLAlchemyError")) as error:
-        raise ServiceUnavailableError(f"the tracking store {redact(uri)} failed: {_first_line(error)}") from error
+        raise ServiceUnavailableError(f"the tracking store {redact(uri)} failed: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -253,7 +258,12 @@ def model_errors(uri: str, what: str) -> Iterator[None]:
         with tracking_errors(uri):
             yield
     except refusals() as error:
-        raise ModelError(f"{what}: {_first_line(error)}") from error
+        raise ModelError(f"{what}: {first_line(error)}") from error
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether a store knows this user and says no."""
+    return getattr(error, "error_code", "") == "PERMISSION_DENIED" or _status(error) == 403
 
 
 def _is_outage(error: Exception) -> bool:
@@ -272,5 +282,6 @@ def _status(error: Exception) -> int:
     return int(words[0]) if words and words[0].isdigit() else 0
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error, without passwords."""
     return redact(str(error).strip().partition("\n")[0]) or type(error).__name__

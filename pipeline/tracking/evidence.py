@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Metric = Literal["top1", "macro_f1"]
+Metric = Literal["top1", "macro_f1", "clip_f1", "mae", "frame_accuracy", "cider"]
 Indices = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
 _CLIPS_AT_ONCE = 4_000_000  # of all resamples that are counted together: bounds the memory
 
 
@@ -57,6 +58,19 @@ def bootstrap(
         drawn = rng.integers(len(truth), size=(min(at_once, resamples - start), len(truth)))
         gains = _scores(truth[drawn], second[drawn], metric, num_classes) - _scores(truth[drawn], first[drawn], metric, num_classes)
         exceeding += int((gains - gain >= gain - 1e-12).sum())
+    return gain, (exceeding + 1) / (resamples + 1)
+
+
+def bootstrap_means(first: Scores, second: Scores, *, resamples: int, seed: int) -> tuple[float, float]:
+    """As ``bootstrap``, for what is a mean over clips: scores of the same clips (N,) by two models, more is better."""
+    differences = second - first
+    gain = float(differences.mean())
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _CLIPS_AT_ONCE // len(differences))
+    exceeding = 0
+    for start in range(0, resamples, at_once):
+        drawn = rng.integers(len(differences), size=(min(at_once, resamples - start), len(differences)))
+        exceeding += int((differences[drawn].mean(axis=1) - gain >= gain - 1e-12).sum())
     return gain, (exceeding + 1) / (resamples + 1)
 
 

@@ -72,7 +72,7 @@ class Lineage:
 
     run_id: str  # empty for a version without a run
     run_name: str = ""
-    status: str = ""  # "gone" where the run was deleted for good
+    status: str = ""  # "gone" where the run was deleted for good, or may not be read
     command: str = ""
     git_commit: str = ""
     git_dirty: str = ""
@@ -113,7 +113,7 @@ def lineage(what: str, *, uri: str) -> list[Lineage]:
         jobs = jobs_where(client, uri, "job_id", key)
         if not jobs:
             raise ModelError(f"no labelling job '{key}' is written down in this tracking store")
-        return [_of_version(client, uri, resolve_version(client, uri, parse_name(f"{jobs[0].model}/{jobs[0].version}")))]
+        return [lineage_of(client, uri, resolve_version(client, uri, parse_name(f"{jobs[0].model}/{jobs[0].version}")))]
     match parse_reference(what):
         case RunReference(run_id=run_id):
             run = fetch_run(client, uri, run_id)
@@ -121,7 +121,7 @@ def lineage(what: str, *, uri: str) -> list[Lineage]:
                 raise ModelError(f"no run '{run_id}' in this tracking store")
             return [_of_run(client, uri, run)]
         case VersionReference() as reference:
-            return [_of_version(client, uri, resolve_version(client, uri, reference))]
+            return [lineage_of(client, uri, resolve_version(client, uri, reference))]
         case _:
             raise ModelError(f"'{what}': expected models:/NAME/VERSION, runs:/RUN_ID, job:JOB_ID or data:DIGEST")
 
@@ -147,7 +147,8 @@ def _job(tags: dict[str, str]) -> LabellingJob:
     return LabellingJob(**facts | {"labelled": int(facts["labelled"]), "failed": int(facts["failed"])})
 
 
-def _of_version(client: Reader, uri: str, version: ModelVersion) -> Lineage:
+def lineage_of(client: Reader, uri: str, version: ModelVersion) -> Lineage:
+    """What a version was made from, and the jobs that used it."""
     uses = (Use(version=version, jobs=jobs_of(client, uri, version)),)
     if version.run_id is None:
         return Lineage(run_id="", uses=uses)

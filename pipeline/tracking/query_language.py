@@ -163,6 +163,12 @@ def fields_of(condition: Condition | None) -> Iterator[Field]:
                 yield from fields_of(part)
 
 
+def keyed_fields(query: Query) -> list[Field]:
+    """The metrics, parameters and tags that a query names, each once."""
+    named = [*fields_of(query.condition), *(key.field for key in query.order)]
+    return list({str(field): field for field in named if field.key}.values())
+
+
 def _tokens(text: str) -> Iterator[_Token]:
     position = 0
     while position < len(text):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.bundle import BundleSpec, load_bundle
 from reelscribe.pipeline.tracking.aliases import move_alias
+from reelscribe.pipeline.tracking.comparison import LABEL_SCORES_TAG
 from reelscribe.pipeline.tracking.connection import connect, model_errors, quiet
 from reelscribe.pipeline.tracking.contents import FOLDER_IN_MLFLOW_MODEL, combined_digest, file_digests
 from reelscribe.pipeline.tracking.fetch import DIGEST_TAG
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LOADER_MODULE = "reelscribe.pipeline.tracking.pyfunc"
 LOGGED_MODEL_NAME = "model"
+_TAG_CHARACTERS = 100_000  # MLflow's limit for a version
 # what a server needs to answer: this package brings the rest, these decide the numbers
 _PINNED = ("reelscribe", "torch", "torchvision", "timm", "numpy")
 
@@ -114,6 +116,10 @@ def _tags(spec: BundleSpec, weights_digest: str, digest: str) -> dict[str, str]:
         "reelscribe.task": spec.task,
         "reelscribe.labels": "" if spec.task == "caption" else json.dumps(spec.labels, ensure_ascii=False),  # a tag holds no vocabulary
     }
+    if spec.label_scores:
+        scores = {"measure": spec.label_measure, "scores": {label: round(value, 6) for label, value in spec.label_scores.items()}}
+        written = json.dumps(scores, ensure_ascii=False)
+        facts |= {LABEL_SCORES_TAG: written} if len(written) <= _TAG_CHARACTERS else {}
     measured = {f"{METRIC_TAG}{name}": repr(float(value)) for name, value in spec.metrics.items()}
     return {key: str(value) for key, value in facts.items() if value} | measured
 

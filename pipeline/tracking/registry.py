@@ -11,6 +11,7 @@ from reelscribe.pipeline.tracking.aliases import AliasMove, Promotion, last_stan
 from reelscribe.pipeline.tracking.comparison import LabelChange, VersionComparison, compare_versions, label_changes
 from reelscribe.pipeline.tracking.connection import connect, model_errors
 from reelscribe.pipeline.tracking.fetch import ResolvedModel, fetch_model
+from reelscribe.pipeline.tracking.lineage import Lineage, lineage_of
 from reelscribe.pipeline.tracking.references import VersionReference, parse_name
 from reelscribe.pipeline.tracking.register import register_model
 from reelscribe.pipeline.tracking.rest import connect_to_read
@@ -53,6 +54,7 @@ class ModelDetails:
 
     model: RegisteredModel
     version: ModelVersion
+    lineage: Lineage
     card: str  # Markdown; empty where the files cannot be reached, then `problem` says why
     problem: str
 
@@ -79,7 +81,7 @@ def show_model(model: str, *, uri: str) -> ModelDetails:
         card = file.read_text(encoding="utf-8") if file.is_file() else ""
     except ReelScribeError as error:  # what the registry knows is worth showing without the files
         problem = str(error)
-    return ModelDetails(model=found, version=version, card=card, problem=problem)
+    return ModelDetails(model=found, version=version, lineage=lineage_of(client, uri, version), card=card, problem=problem)
 
 
 def promote(model: str, *, to: str, uri: str, why: str = "") -> Promotion:

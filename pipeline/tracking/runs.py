@@ -25,6 +25,7 @@ _METRICS_PER_REQUEST = 1000
 _PARAM_CHARACTERS = 6000
 _TAG_CHARACTERS = 8000
 _DIGEST_CHARACTERS = 36
+_ERROR_TAG = "reelscribe.error"
 
 
 class RunTracker:
@@ -34,7 +35,7 @@ class RunTracker:
     ``parent_run_id`` it is a child run (a fold, a seed, a trial); with ``run_id`` it is that run, gone on with.
     Nothing global of MLflow is touched, so several may be open.
     The store has to answer when the run begins. What is logged while it is away waits on disk, in order (``outbox``); a method raises
-    ServiceUnavailableError only when too much waits.
+    TrackingLostError only when too much waits.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class RunTracker:
             with model_errors(self.uri, f"run '{self._run_id}'"):
                 deliver_leftovers(client, self.uri)
                 client.update_run(self._run_id, status="RUNNING")
+                if _ERROR_TAG in client.get_run(self._run_id).data.tags:
+                    client.delete_tag(self._run_id, _ERROR_TAG)
             self._client, self._outbox = client, Outbox(client, self.uri, self._run_id)
             return self
         with tracking_errors(self.uri):
@@ -80,7 +83,7 @@ class RunTracker:
         status = _status_of(error)
         try:
             if error is not None and status != "FINISHED":
-                self.set_tags({"reelscribe.error": f"{type(error).__name__}: {error}"})
+                self.set_tags({_ERROR_TAG: f"{type(error).__name__}: {error}"})
             self._put("end", status=status, time_ms=int(time.time() * 1000))
             if self._outbox is not None:
                 self._outbox.close()

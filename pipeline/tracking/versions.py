@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from reelscribe.pipeline.errors import ModelError, nearest
-from reelscribe.pipeline.tracking.connection import model_errors, refusals, tracking_errors
+from reelscribe.pipeline.errors import ModelError, ServiceUnavailableError, nearest
+from reelscribe.pipeline.tracking.connection import is_forbidden, model_errors, refusals, tracking_errors
 from reelscribe.pipeline.tracking.references import VersionReference
 
 if TYPE_CHECKING:
@@ -115,12 +115,16 @@ def with_run(version: ModelVersion, run: Any | None) -> ModelVersion:
 
 
 def fetch_run(client: Reader, uri: str, run_id: str) -> Any | None:
-    """MLflow's run; None where it is gone for good: the version stays usable."""
+    """MLflow's run; None where it is gone for good, or not for this user's eyes: the version stays usable."""
     try:
         with tracking_errors(uri):
             return client.get_run(run_id)
     except refusals():
         return None
+    except ServiceUnavailableError as error:
+        if isinstance(error.__cause__, Exception) and is_forbidden(error.__cause__):  # what MLflow's sign-in says of a run that is gone
+            return None
+        raise
 
 
 def fetch_runs(client: Reader, uri: str, run_ids: set[str], *, experiments: list[str], only: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, save_bundle, untrained
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress, note
-from reelscribe.pipeline.errors import ManifestError, StoppedError, UsageError
+from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, StoppedError, TrackingLostError, UsageError
 from reelscribe.pipeline.features import FeatureCache
 from reelscribe.pipeline.manifest import read_manifest, table_digest
 from reelscribe.pipeline.predictor import Predictor, pick_device
@@ -125,6 +125,8 @@ def run_training(
                 data = prepare(splits, config, model, pool=pool, cache=cache, progress=advance)
             decoding_s = time.perf_counter() - began
             checkpoints = None if parent_run_id else _ready_to_keep(config, folder, data, launch)
+            if checkpoints:
+                run.set_tags({"reelscribe.checkpoints": checkpoints.root})
             with progress("training") as advance, stoppable(folder):
                 follower = Follower(config, _spec(config, data), folder, run, clips=len(data.train), advance=advance, report=report)
                 trained = _fit_or_stop(config, data, folder, follower, checkpoints)
@@ -133,7 +135,9 @@ def run_training(
         spent = time_spent(decoding_s, follower.speeds, follower.storing_s)
         run.log_metrics(spent.metrics)
         _log_results(run, folder, trained, bundle, raw, evaluation, data)
-        version = _register(config, bundle, run.run_id, uri)
+        if checkpoints and (last := checkpoints.newest()) and "://" not in checkpoints.root:
+            run.log_artifact(Path(checkpoints.root) / last.name, "checkpoints")
+        version = _register_or_say(config, bundle, run.run_id, uri)
         ended(folder)
     return TrainingResult(
         bundle=bundle,
@@ -256,7 +260,8 @@ def _finish(
         spec, evaluation = _calibrated(spec, raw, config.evaluation.precision)
     if config.task == "caption":
         spec, evaluation = _calibrated_captions(spec, raw)
-    spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | spec.metrics})
+    measure, scores = by_label(evaluation.scores)
+    spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | spec.metrics, "label_measure": measure, "label_scores": scores})
     card = model_card(spec, config, data, evaluation, leaks)
     return save_bundle(folder, spec=spec, state=trained.state, card=card), evaluation
 
@@ -307,6 +312,17 @@ def _log_results(
     run.log_text(json.dumps(failures, indent=2, ensure_ascii=False), "failures.json")
     if values:
         run.log_text(json.dumps(values, indent=2, ensure_ascii=False), f"{measure.replace(' ', '_')}.json")
+
+
+def _register_or_say(config: Config, bundle: ModelBundle, run_id: str, uri: str) -> ModelVersion | None:
+    """As ``_register``; hours of training are not lost because the server is away just now."""
+    try:
+        return _register(config, bundle, run_id, uri)
+    except ServiceUnavailableError as error:
+        raise TrackingLostError(
+            f"the training is done and its model is kept in {bundle.folder}, but it could not be registered: {error}; "
+            "the same command registers it, without training again"
+        ) from error
 
 
 def _register(config: Config, bundle: ModelBundle, run_id: str, uri: str) -> ModelVersion | None:

@@ -68,6 +68,8 @@ def tiny_spec(**changes: object) -> BundleSpec:
         "sampling": UniformSampling(num_frames=4),
         "transform": TransformConfig(height=16, width=16),
         "metrics": {"top1": 0.93},
+        "label_measure": "recall",
+        "label_scores": {"left": 0.25, "right": 1.0, "winken üben": 0.5},
         "data_digest": "d" * 64,
         "config_digest": "c" * 64,
         "git_commit": "a" * 40,

@@ -18,7 +18,18 @@ TEAMS = ("ops", "research", "it's 3 o'clock")
 
 
 def fill(database: Path, *, models: int, versions: int, seed: int = 0) -> None:
-    """Add ``models`` models with ``versions`` versions each, every version with a run of its own (a few share one, a few lost theirs)."""
+    """As ``rows_of``, into the tables of MLflow's SQLite file."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for table, values in rows_of(models=models, versions=versions, seed=seed).items():
+            marks = ", ".join("?" * len(values[0]))
+            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", values)
+
+
+def rows_of(*, models: int, versions: int, seed: int = 0) -> dict[str, list[tuple[object, ...]]]:
+    """The rows for each table (named with its columns) that hold ``models`` models with ``versions`` versions each.
+
+    Every version has a run of its own; a few lost theirs.
+    """
     rng = random.Random(seed)
     rows: dict[str, list[tuple[object, ...]]] = {}
     for m in range(models):
@@ -30,10 +41,7 @@ def fill(database: Path, *, models: int, versions: int, seed: int = 0) -> None:
             rows.setdefault("registered_model_aliases (alias, version, name)", []).append((alias, rng.randint(1, versions), name))
         for number in range(1, versions + 1):
             _version(rows, rng, name, number, f"{m:08x}{number:024x}")
-    with closing(sqlite3.connect(database)) as connection, connection:
-        for table, values in rows.items():
-            marks = ", ".join("?" * len(values[0]))
-            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", values)
+    return rows
 
 
 def _version(rows: dict[str, list[tuple[object, ...]]], rng: random.Random, name: str, number: int, run_id: str) -> None:

@@ -15,14 +15,20 @@ import yaml
 from mlflow import MlflowClient
 
 from conftest import tiny_spec
-from reelscribe.pipeline.bundle import ModelBundle, save_bundle
+from reelscribe.pipeline.answers import AnyPrediction, FramesPrediction, LabelsPrediction
+from reelscribe.pipeline.bundle import ModelBundle, new_recognizer, save_bundle
+from reelscribe.pipeline.config import Task
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import ConfigError, ManifestError, ModelError, PromotionError
 from reelscribe.pipeline.promotion import GateResult, promote_by_gate
 from reelscribe.pipeline.tracking import aliases
+from reelscribe.pipeline.tracking.evidence import bootstrap_means
 from reelscribe.pipeline.tracking.gate import Answers, GateConfig, judge, load_gate
 from reelscribe.pipeline.tracking.registry import GATE_TAG, alias_history, promote, register_model, show_model, take_over
 from reelscribe.pipeline.tracking.runs import RunTracker
+from reelscribe.pipeline.training.scores.by_clip import clip_scores
+from reelscribe.pipeline.training.scores.evaluation import Evaluation
+from reelscribe.pipeline.training.scores.metrics import ValueScores
 from reelscribe.pipeline.video.writer import write_video
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "gate.yaml"
@@ -174,6 +180,57 @@ def test_each_check_says_its_numbers() -> None:
     assert [(check.name, check.found) for check in few if not check.passed] == [("clips", "50 (at least 100)")]
     boot = GateConfig.model_validate({"data": {"manifest": "x"}, "gain": {"test": "bootstrap", "metric": "macro_f1"}})
     assert "macro_f1 0.6667 -> 1.0000" in judge(boot, truth, ("a", "b"), champion, better)[1].found
+
+
+def test_a_gate_of_values_compares_errors(sqlite_uri: str, manifest: Path, bundle: ModelBundle, tmp_path: Path) -> None:
+    """Models that say about the same number of every video: 9, then 5.1, then 5."""
+    rows = [line.split(",") for line in manifest.read_text().splitlines()[1:]]
+    values = manifest.parent / "values.csv"
+    values.write_text("path,value,split\n" + "".join(f"{path},{5 + i % 2},{split}\n" for i, (path, _, split) in enumerate(rows)))
+    network = new_recognizer(tiny_spec().model, tiny_spec().transform, num_classes=1, seed=5)
+    with RunTracker(uri=sqlite_uri, experiment="gate") as run:
+        for number, mean in enumerate((9.0, 5.1, 5.0)):
+            spec = tiny_spec(task="value", labels=(), value_mean=mean, value_deviation=1e-6, label_scores={}, label_measure="")
+            made = save_bundle(tmp_path / str(number), spec=spec, state=network.state_dict(), card="")
+            register_model(made.folder, run_id=run.run_id, name="values", alias="" if number else "champion", uri=sqlite_uri)
+    with pytest.raises(ConfigError, match=r"gain.metric=top1 is not for task=value: set gain.test=bootstrap and gain.metric=mae"):
+        run_gate(sqlite_uri, gate_of(values), "models:/values/2")
+    gate = gate_of(values, gain={"test": "bootstrap", "metric": "mae"})
+    passed = run_gate(sqlite_uri, gate, "models:/values/2")
+    assert (passed.passed, passed.moved is not None) == (True, True)
+    assert [check.name for check in passed.checks] == ["clips", "gain", "speed"]
+    assert passed.checks[1].found.startswith("mae 3.5000 -> 0.5000 of a clip; bootstrap p = 0.0")
+    alike = run_gate(sqlite_uri, gate, "models:/values/3")
+    assert [check.name for check in alike.checks if not check.passed] == ["gain"]
+    first = run_gate(sqlite_uri, gate, "models:/values/1", to="live")
+    assert (first.passed, first.checks[1].found) == (False, "mean absolute error 3.5000, always the median 0.5000")
+
+
+def test_scores_of_single_clips() -> None:
+    def evaluation(task: Task, labels: tuple[str, ...], found: AnyPrediction, row: dict[str, Any]) -> Evaluation:
+        scores = ValueScores(metrics={})
+        return Evaluation(task=task, labels=labels, scores=scores, predictions={"x": found}, truth={"x": row}, failures=())
+
+    nothing = np.zeros(0, np.float32)
+    said = LabelsPrediction(labels=("a", "b"), top_k=(), scores=nothing, logits=nothing)
+    for have, score in (("a|b", 1.0), ("a", 2 / 3), ("c", 0.0), (None, 0.0)):
+        row = {"label": have}
+        assert clip_scores(evaluation("multi_label", ("a", "b", "c"), said, row)) == {"x": pytest.approx(score)}
+    frames = FramesPrediction(segments=(), times_s=(0.0, 1.0, 2.0, 3.0), classes=np.array([0, 1, 1, 1]))
+    row = {"segments": [{"start_s": 1.0, "end_s": 2.5, "label": "wave"}]}
+    assert clip_scores(evaluation("dense", ("background", "wave"), frames, row)) == {"x": 0.75}
+
+
+def test_a_gate_of_means_lets_luck_through_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(2)
+    passed = 0
+    for one in range(400):
+        first = rng.beta(2, 2, 150)
+        second = np.clip(first + rng.normal(0, 0.2, 150), 0, 1)[rng.permutation(150)] if one % 2 else rng.beta(2, 2, 150)
+        passed += bootstrap_means(first, second, resamples=200, seed=one)[1] <= 0.05
+    assert passed / 400 < 0.085  # three standard errors above the level
+    better = rng.beta(2, 2, 150)
+    assert bootstrap_means(better, better + 0.01, resamples=200, seed=0) == (pytest.approx(0.01), 1 / 201)
 
 
 def test_the_file_to_copy_has_every_key_and_says_the_defaults(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import free_port, running_server
 
-from reelscribe.pipeline.errors import ServiceUnavailableError
+from reelscribe.pipeline.errors import ServiceUnavailableError, TrackingLostError
 from reelscribe.pipeline.tracking import outbox
 from reelscribe.pipeline.tracking.connection import connect
 from reelscribe.pipeline.tracking.runs import RunTracker
@@ -107,12 +109,12 @@ def test_the_outbox_is_bounded(sqlite_uri: str, switch: Switch, impatient: None,
         switch.away = True
         for i in range(15):
             run.log_text("x" * 2**16, f"{i}.txt")
-        with pytest.raises(ServiceUnavailableError, match="away for too long: 1 MB"):
+        with pytest.raises(TrackingLostError, match="away for too long: 1 MB"):
             run.log_text("x" * 2**16, "16.txt")
         switch.away = False
 
 
-def test_what_waits_for_a_run_that_is_gone_is_dropped(
+def test_what_waits_for_a_run_that_is_gone_is_left_out(
     sqlite_uri: str, switch: Switch, impatient: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with RunTracker(uri=sqlite_uri, experiment="gone") as run:
@@ -121,8 +123,44 @@ def test_what_waits_for_a_run_that_is_gone_is_dropped(
     switch.away = False
     MlflowClient(tracking_uri=sqlite_uri).delete_run(run.run_id)
     outbox.deliver_leftovers(connect(sqlite_uri), sqlite_uri)
-    assert f"what waited for run {run.run_id} is dropped" in capsys.readouterr().err
+    assert f"metrics loss at step 0 of run {run.run_id}" in capsys.readouterr().err
     assert list(outbox.outbox_folder().iterdir()) == []
+
+
+def test_what_a_server_refuses_is_named_and_left_out(sqlite_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunTracker(uri=sqlite_uri, experiment="refused") as run:
+        run.log_params({"a": 1, "b": 2})
+        run.log_params({"c": 3, "a": 7, "d": 4})  # MLflow takes no other value for a parameter
+        run.log_metrics({"loss": 1.0}, 1)
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert f"refuses params a of run {run.run_id}" in said
+    assert said.count("left out") == 1
+    found = MlflowClient(tracking_uri=sqlite_uri).get_run(run.run_id)
+    assert (found.info.status, found.data.params, found.data.metrics) == (
+        "FINISHED",
+        {"a": "1", "b": "2", "c": "3", "d": "4"},
+        {"loss": 1.0},
+    )
+
+
+def test_a_record_that_always_fails_holds_up_nothing(server_uri: str, server_database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(server_database, timeout=30)) as database, database:
+        database.execute("CREATE TRIGGER ill BEFORE INSERT ON metrics WHEN new.key = 'ill' BEGIN SELECT json('no JSON'); END")
+    try:
+        with RunTracker(uri=server_uri, experiment="ill") as run:
+            run.log_metrics({"ill": 1.0})
+            for step in range(6):
+                run.log_metrics({"well": float(step)}, step)
+            run.set_tags({"after": "yes"})
+    finally:
+        with closing(sqlite3.connect(server_database, timeout=30)) as database, database:
+            database.execute("DROP TRIGGER ill")
+    assert f"fails at metrics ill at step 0 of run {run.run_id} each time" in capsys.readouterr().err.replace("\n", " ")
+    assert steps(server_uri, run.run_id, "well") == [(step, float(step)) for step in range(6)]
+    found = MlflowClient(tracking_uri=server_uri).get_run(run.run_id)
+    assert (found.info.status, found.data.tags["after"]) == ("FINISHED", "yes")
+    (aside,) = (outbox.outbox_folder() / "aside" / run.run_id / "tasks.jsonl").read_text().splitlines()
+    assert json.loads(aside)["rows"][0][:2] == ["ill", 1.0]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from filled_store import facts, fill, random_query, read_all
 from mlflow import MlflowClient
 
+import reelscribe
 from reelscribe.pipeline.errors import QueryError
 from reelscribe.pipeline.tracking import query as query_module
 from reelscribe.pipeline.tracking.connection import connect
@@ -73,6 +74,14 @@ def test_the_query_of_the_book(filled: str, everything: list[ModelVersion]) -> N
     assert tops == sorted(tops, reverse=True)
     assert all(version.tags.get("team") == "ops" or "champion" in version.aliases for version in found)
     assert all(version.params["model.recurrent"] in ("gru", "mingru") for version in found)
+
+
+def test_the_same_in_python(filled: str, everything: list[ModelVersion], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert facts(reelscribe.registry.query(ISSUE, uri=filled)) == facts(select(parse_query(ISSUE), everything))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", filled)
+    assert len(reelscribe.registry.query()) == 240
+    with pytest.raises(QueryError, match="name"):
+        reelscribe.registry.query("nmae = 'x'")
 
 
 def test_an_empty_query_finds_all_with_their_aliases(filled: str, everything: list[ModelVersion]) -> None:

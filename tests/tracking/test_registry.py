@@ -63,6 +63,7 @@ def test_a_version_in_full(uri: str, register: Register, bundle: ModelBundle, ca
     (model,) = [model for model in list_models(uri=uri) if model.name == "full"]
     assert (model.aliases, model.latest_version) == ({"champion": 2}, 2)
     details = show_model("full", uri=uri)
+    assert (details.lineage.run_id, details.lineage.uses[0].version.version) == (again.run_id, 2)
     assert (details.version.version, details.card, details.problem) == (2, "# Tiny\n\nFor tests.\n", "")
     assert show_model("models:/full/1", uri=uri).version.aliases == ()
 
@@ -248,7 +249,8 @@ def test_moves_are_written_down_and_taken_back_one_by_one(uri: str, register: Re
 
 def test_two_versions_side_by_side(uri: str, register: Register, tmp_path: Path, bundle: ModelBundle) -> None:
     register("pair")
-    spec = tiny_spec(labels=("left", "right", "stop"), metrics={"top1": 0.95, "ece": 0.02})
+    recalls = {"left": 0.75, "right": 0.5, "stop": 1.0}
+    spec = tiny_spec(labels=tuple(recalls), metrics={"top1": 0.95, "ece": 0.02}, label_measure="recall", label_scores=recalls)
     other = save_bundle(tmp_path / "other", spec=spec, state=bundle.build().state_dict(), card="")
     with RunTracker(uri=uri, experiment="registry") as run:
         run.log_params({"model": {"recurrent": "lstm"}, "seed": 1})
@@ -263,6 +265,11 @@ def test_two_versions_side_by_side(uri: str, register: Register, tmp_path: Path,
     assert [(pair.name, pair.first, pair.second) for pair in both.params] == [("model.recurrent", "gru", "lstm"), ("seed", None, "1")]
     assert (both.labels_lost, both.labels_gained, both.same_labels) == (("winken üben",), ("stop",), False)
     assert (both.same_data, both.same_weights) == (True, True)
+    assert [(pair.label, pair.first, pair.second, pair.gain) for pair in both.label_scores] == [
+        ("right", 1.0, 0.5, -0.5),
+        ("left", 0.25, 0.75, 0.5),
+    ]
+    assert both.label_measure == "recall"
 
 
 def test_eight_clients_at_once(server_uri: str, bundle: ModelBundle) -> None:
