@@ -27,6 +27,7 @@ from typing import Any
 from reelscribe.pipeline.errors import ManifestError
 from reelscribe.pipeline.label_files import READERS, Record, read_text
 
+_CLIPS = "clips.csv"
 _OFFICIAL = {"VideoID", "Start", "End", "Language", "Description"}
 _SPLITS = {"train": r"train(ing)?", "val": r"val(id(ation|ate)?)?", "test": r"test(ing)?"}
 _MSVD_TRAIN, _MSVD_VAL = 1200, 1300  # the last numbers of the standard splits
@@ -54,7 +55,10 @@ def read_annotations(path: Path) -> Iterator[Record]:
             for record in _read(file):
                 yield Record(where=f"{file.name}, {record.where}", columns_at=record.columns_at, values={**record.values, "split": split})
     else:
-        yield from _read(path)
+        records = list(_read(path))
+        if not records and path.with_name(_CLIPS).is_file():
+            raise ManifestError(f"{path}, line 1: neither this caption nor any other of the file is of a clip in {_CLIPS}")
+        yield from records
 
 
 def _of_splits(folder: Path) -> list[tuple[Path, str]]:
@@ -87,7 +91,7 @@ class _Videos:
     @cached_property
     def listed(self) -> dict[str, str] | None:
         """What ``clips.csv`` says; None without one."""
-        clips = self.folder / "clips.csv"
+        clips = self.folder / _CLIPS
         if not clips.is_file():
             return None
         rows = [record.values for record in READERS[".csv"](clips)]
@@ -146,25 +150,39 @@ def _read_json(file: Path, videos: _Videos) -> Iterator[Record]:
         content = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise ManifestError(f"{file}, line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
-    try:
-        match content:
-            case {"videos": list(entries), "sentences": list(sentences)}:
-                yield from _read_msrvtt(file, entries, sentences, videos)
-            case {"images": list(entries), "annotations": list(sentences)}:
-                yield from _read_coco(file, entries, sentences, videos)
-            case [{"videoID": _}, *_]:
-                for i, clip in enumerate(content):
-                    yield _record(f"entry {i + 1}", videos.path(clip["videoID"]), clip["videoID"], list(clip["enCap"]))
-            case _:
-                raise ManifestError(
-                    f"{file}, line 1: not the JSON of MSR-VTT (videos, sentences), VATEX (a list with videoID, enCap) or COCO captions "
-                    "(images, annotations)"
-                )
-    except (KeyError, TypeError) as error:
-        raise ManifestError(f"{file}: an entry lacks {error}, or is no object") from error
+    match content:
+        case {"videos": list(entries), "sentences": list(sentences)}:
+            yield from _read_msrvtt(file, entries, sentences, videos)
+        case {"images": list(entries), "annotations": list(sentences)}:
+            yield from _read_coco(file, entries, sentences, videos)
+        case [{"videoID": _}, *_]:
+            yield from _read_vatex(file, content, videos)
+        case _:
+            raise ManifestError(
+                f"{file}, line 1: not the JSON of MSR-VTT (videos, sentences), VATEX (a list with videoID, enCap) or COCO captions "
+                "(images, annotations)"
+            )
+
+
+def _require(file: Path, list_name: str, entries: list[Any], *keys: str) -> None:
+    """Raises ManifestError for the first entry that is no object with these keys."""
+    for i, entry in enumerate(entries):
+        lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+        if lacking:
+            raise ManifestError(f"{file}, {list_name}[{i}]: expected an object with {', '.join(keys)}; it lacks {', '.join(lacking)}")
+
+
+def _read_vatex(file: Path, entries: list[Any], videos: _Videos) -> Iterator[Record]:
+    _require(file, "", entries, "videoID", "enCap")
+    for i, clip in enumerate(entries):
+        if not isinstance(clip["enCap"], list):
+            raise ManifestError(f"{file}, [{i}]: enCap is {clip['enCap']!r}, expected a list of captions")
+        yield _record(f"[{i}]", videos.path(clip["videoID"]), clip["videoID"], clip["enCap"])
 
 
 def _read_msrvtt(file: Path, entries: list[Any], sentences: list[Any], videos: _Videos) -> Iterator[Record]:
+    _require(file, "videos", entries, "video_id")
+    _require(file, "sentences", sentences, "video_id", "caption")
     splits = {video["video_id"]: video.get("split") for video in entries}
     said = Counter(sentence["video_id"] for sentence in sentences)
     for i, video in enumerate(entries):
@@ -178,6 +196,8 @@ def _read_msrvtt(file: Path, entries: list[Any], sentences: list[Any], videos: _
 
 
 def _read_coco(file: Path, entries: list[Any], sentences: list[Any], videos: _Videos) -> Iterator[Record]:
+    _require(file, "images", entries, "id")
+    _require(file, "annotations", sentences, "image_id", "caption")
     names = {entry["id"]: entry.get("file_name") or str(entry["id"]) for entry in entries}
     for i, sentence in enumerate(sentences):
         if sentence["image_id"] not in names:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from reelscribe.pipeline import cli
 from reelscribe.pipeline.config import DataConfig
 from reelscribe.pipeline.errors import ManifestError
 from reelscribe.pipeline.manifest import read_manifest, table_digest
@@ -125,8 +127,11 @@ def test_vatex_and_coco_in_a_folder_are_split_by_the_names_of_their_files(tmp_pa
         ("a.jsonl", '{"path": "a.mp4", "captions": []}', r"a\.jsonl, line 1: there is no caption"),
         ("a.json", "[1, 2", r"a\.json, line 1: not JSON"),
         ("a.json", {"info": 1}, r"a\.json, line 1: not the JSON of MSR-VTT .*, VATEX .* or COCO"),
-        ("a.json", [{"videoID": "a"}], r"a\.json: an entry lacks 'enCap'"),
-        ("a.json", [{"videoID": "a", "enCap": ["x", ""]}], r"a\.json, entry 1: the caption is empty"),
+        ("a.json", [*VATEX, {"videoID": "a"}], r"a\.json, \[1\]: expected an object with videoID, enCap; it lacks enCap"),
+        ("a.json", [{"videoID": "a", "enCap": "one"}], r"a\.json, \[0\]: enCap is 'one', expected a list of captions"),
+        ("a.json", [{"videoID": "a", "enCap": ["x", ""]}], r"a\.json, \[0\]: the caption is empty"),
+        ("a.json", {**MSRVTT, "videos": ["video0"]}, r"a\.json, videos\[0\]: expected an object with video_id; it lacks video_id"),
+        ("a.json", {**COCO, "annotations": [{"image_id": 7}]}, r"a\.json, annotations\[0\]: .* it lacks caption"),
         (
             "a.json",
             {**MSRVTT, "sentences": [*MSRVTT["sentences"], {"caption": "x", "video_id": "video9"}]},
@@ -139,3 +144,33 @@ def test_vatex_and_coco_in_a_folder_are_split_by_the_names_of_their_files(tmp_pa
 def test_faults_are_named_with_file_and_place(tmp_path: Path, name: str, content: Any, words: str) -> None:
     with pytest.raises(ManifestError, match=words):
         read(write(tmp_path / name, content))
+
+
+def test_captions_of_clips_that_are_not_listed(shared_data: Path) -> None:
+    with pytest.raises(ManifestError, match=r"captions_val\.tsv, line 1: neither this caption nor any other .* clips\.csv"):
+        read(shared_data / "msvd" / "captions_val.tsv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", {"info": 1}, "line 1: not the JSON of MSR-VTT"),
+        ("a.tsv", "vid1\ta dog\nvid2\n", "line 2: 1 fields"),
+        ("a.csv", "path,caption\n,a dog\n", "line 2: the path is empty"),
+        ("a.csv", "path,caption\na.mp4,\n", "line 2: the caption is empty"),
+    ],
+)
+def test_training_on_a_faulty_file_ends_with_one_line_and_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, content: Any, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    file = write(tmp_path / name, content)
+    monkeypatch.setattr(sys, "argv", ["reelscribe", "train", "caption_demo", f"data.manifest={file}", f"output={tmp_path / 'runs'}"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown = capsys.readouterr()
+    assert ended.value.code == 2
+    assert f"{name}, {words}" in shown.err
+    assert "Traceback" not in shown.err
+    assert not (tmp_path / "runs").exists()

@@ -8,6 +8,7 @@ has one of them. Both shapes are in every frame, so without the order of the fra
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,14 +90,22 @@ def draw_clip(sentence: Sentence, rng: np.random.Generator) -> Uint8Array:
     frames += rng.normal(0, 4, size=(HEIGHT, WIDTH, 1)).astype(np.float32)
     for part, there, (x, y, radius, way) in zip(sentence, come, _places(sentence, rng), strict=True):
         right, down = DIRECTIONS[part.direction]
-        dx = columns - (x + right * way * there)[:, None, None]
-        dy = rows - (y + down * way * there)[:, None, None]
+        ends_x, ends_y = sorted((x, x + right * way)), sorted((y, y + down * way))
+        near = np.s_[_span(*ends_y, radius, HEIGHT), _span(*ends_x, radius, WIDTH)]  # all pixels that the shape comes to
+        dx = columns[near] - (x + right * way * there)[:, None, None]
+        dy = rows[near] - (y + down * way * there)[:, None, None]
         shape: Floats = cover(SHAPES[part.shape], dx, dy, radius, rng.uniform(-0.15, 0.15))
         colour = np.array(COLOURS[part.colour]) + rng.uniform(-20, 20, size=3)
-        frames += shape[..., None] * (colour.astype(np.float32) - frames)
+        pixels = frames[:, *near]
+        pixels += shape[..., None] * (colour.astype(np.float32) - pixels)
     noise = rng.integers(-4, 5, size=frames.shape, dtype=np.int8)
-    pixels: Uint8Array = np.clip(frames + noise, 0, 255).astype(np.uint8)
-    return pixels
+    noisy: Uint8Array = np.clip(frames + noise, 0, 255).astype(np.uint8)
+    return noisy
+
+
+def _span(first: float, last: float, radius: float, size: int) -> slice:
+    """The pixels between two middles of a shape, and around them all that it covers."""
+    return slice(max(0, math.floor(first - 1.2 * radius) - 1), min(size, math.ceil(last + 1.2 * radius) + 2))
 
 
 def _places(sentence: Sentence, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
