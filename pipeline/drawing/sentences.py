@@ -90,8 +90,7 @@ def draw_clip(sentence: Sentence, rng: np.random.Generator) -> Uint8Array:
     frames += rng.normal(0, 4, size=(HEIGHT, WIDTH, 1)).astype(np.float32)
     for part, there, (x, y, radius, way) in zip(sentence, come, _places(sentence, rng), strict=True):
         right, down = DIRECTIONS[part.direction]
-        ends_x, ends_y = sorted((x, x + right * way)), sorted((y, y + down * way))
-        near = np.s_[_span(*ends_y, radius, HEIGHT), _span(*ends_x, radius, WIDTH)]  # all pixels that the shape comes to
+        near = np.s_[_span(y, down * way, radius, HEIGHT), _span(x, right * way, radius, WIDTH)]  # all pixels that the shape comes to
         dx = columns[near] - (x + right * way * there)[:, None, None]
         dy = rows[near] - (y + down * way * there)[:, None, None]
         shape: Floats = cover(SHAPES[part.shape], dx, dy, radius, rng.uniform(-0.15, 0.15))
@@ -103,8 +102,9 @@ def draw_clip(sentence: Sentence, rng: np.random.Generator) -> Uint8Array:
     return noisy
 
 
-def _span(first: float, last: float, radius: float, size: int) -> slice:
-    """The pixels between two middles of a shape, and around them all that it covers."""
+def _span(middle: float, way: float, radius: float, size: int) -> slice:
+    """The pixels that a shape covers on its way from a middle, and some around them."""
+    first, last = sorted((middle, middle + way))
     return slice(max(0, math.floor(first - 1.2 * radius) - 1), min(size, math.ceil(last + 1.2 * radius) + 2))
 
 

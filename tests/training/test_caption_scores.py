@@ -56,6 +56,17 @@ def test_without_java_meteor_is_named_as_not_computed(oracle: dict[str, Any], mo
     assert "meteor" not in without.metrics
 
 
+def test_a_java_that_fails_takes_no_other_score_along(oracle: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = with_meteor(scored(oracle), ["a"], [["a"]])
+    assert found.notes["meteor"].startswith("not computed: Java failed (")
+    assert found.metrics["cider"] > 0
+    assert "meteor" not in found.metrics
+
+
 def test_the_other_figures(oracle: dict[str, Any]) -> None:
     said = ["a dog runs", "a dog runs", "a cat"]
     references = [["a dog runs", "the dog runs"], ["a man"], ["a cat sits", "a man"]]

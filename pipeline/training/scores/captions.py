@@ -62,10 +62,13 @@ def caption_scores(said: Sequence[str], references: References, *, can_say: Call
 
 
 def with_meteor(scores: CaptionScores, said: Sequence[str], references: References) -> CaptionScores:
-    """The scores with METEOR 1.5, by its jar; where there is no Java, with a note. It takes seconds, and 2 GB of memory."""
+    """The scores with METEOR 1.5, by its jar; where there is no Java, or it fails, with a note. It takes seconds, and 2 GB of memory."""
     if not shutil.which("java"):
         return replace(scores, notes=scores.notes | {"meteor": NO_JAVA})
-    corpus, by_clip = _meteor(said, references)
+    try:
+        corpus, by_clip = _meteor(said, references)
+    except (OSError, ValueError) as error:  # a Java that ends early breaks the pipe, or leaves numbers unsaid
+        return replace(scores, notes=scores.notes | {"meteor": f"not computed: Java failed ({error})"})
     return replace(scores, metrics=scores.metrics | {"meteor": corpus}, by_clip=scores.by_clip | {"meteor": by_clip})
 
 
@@ -121,9 +124,13 @@ def _meteor(said: Sequence[str], references: References) -> tuple[float, Floats]
 
     given = {i: list(those) for i, those in enumerate(references)}
     scorer = Meteor()
-    with scorer.meteor_p, redirect_stdout(io.StringIO()):
-        score, scores = scorer.compute_score(given, {i: [caption] for i, caption in enumerate(said)})
-        scorer.meteor_p.kill()
+    try:
+        with scorer.meteor_p, redirect_stdout(io.StringIO()):
+            score, scores = scorer.compute_score(given, {i: [caption] for i, caption in enumerate(said)})
+            scorer.meteor_p.kill()
+    finally:
+        if scorer.lock.locked():  # left so by an error, and its __del__ would wait for it for ever
+            scorer.lock.release()
     return float(score), np.array(scores)
 
 
