@@ -29,6 +29,7 @@ STEPS = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_avi_and_gif_are_learnt_from_and_captioned(shared_data: Path, tmp_path: Path) -> None:
     captions = shared_data / "msvd" / "captions_train.tsv"
     fixed = [f"data.manifest={captions}", "data.val_fraction=0.3", f"output={tmp_path}", f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"]
