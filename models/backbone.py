@@ -5,7 +5,7 @@ frames (B, T, 3, H, W) bytes, or the pictures of what changes between them
   -> projection   a few channels of each cell (B, T, P, h, w), by a 1x1 convolution
   -> motion       what moves in the grid; on few channels, so that a stream carries little
   -> flatten      one vector a frame: position is kept, unless pooling is asked for
-  -> recurrent    hidden states (B, T, hidden); a spatial core comes before the flattening, with P channels in each cell
+  -> recurrent    hidden states (B, T, hidden); a spatial core comes before the flattening, with channels of its own in each cell
 
 Everything but a bidirectional core is causal: a state depends on nothing later.
 """
@@ -36,6 +36,7 @@ class RecognizerState(NamedTuple):
     recurrent: tuple[Tensor, ...]
     readout: tuple[Tensor, ...] | None  # None: the readout begins here
     frame: tuple[Tensor, ...] = ()  # the last one (B, 3, H, W), where the encoder sees changes
+    encoder: tuple[Tensor, ...] = ()  # channels of the last frame, where the encoder shifts them
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By name, each with memory of its own, to be kept in a file of tensors (safetensors) or sent to another process."""
@@ -77,7 +78,8 @@ class Backbone(nn.Module):
     """Encoder + projection + motion + recurrent core, and the readout that sums up their states.
 
     ``frame_size`` is (height, width) in pixels. See build_encoder, build_motion, build_core and build_readout for the names and for the
-    options of the core; ``hidden_size`` is that of the vectors read out. ``encoder_input`` is ``frames`` or ``changes`` (see
+    options of the core; ``hidden_size`` is that of the vectors read out, ``state_channels`` what a spatial core keeps in each cell
+    (None: as many as the projection). ``encoder_input`` is ``frames`` or ``changes`` (see
     frame_changes); ``pooling`` is ``none``, which keeps every cell of the grid in its place, or ``mean_max``. With ``time_gaps`` every
     call takes ``gaps`` (B, T), the seconds since the frame before, zero at the first of a clip.
     Raises ValueError for a name or a number that cannot be.
@@ -92,6 +94,7 @@ class Backbone(nn.Module):
         weights: str = "package",
         stride: int = 16,
         trainable_stages: int = 0,
+        temporal_shift: bool = False,
         motion: str = "running_mean",
         projection: int = 32,
         pooling: str = "none",
@@ -103,27 +106,35 @@ class Backbone(nn.Module):
         bidirectional: bool = False,
         groups: int = 1,
         context: int | None = None,
+        state_channels: int | None = None,
         readout: str = "attention",
         dropout: float = 0.3,
         time_gaps: bool = False,
     ) -> None:
         super().__init__()
-        refuse_sizes_below_one(projection=projection, hidden_size=hidden_size, layers=layers)
+        refuse_sizes_below_one(
+            projection=projection, hidden_size=hidden_size, layers=layers, state_channels=1 if state_channels is None else state_channels
+        )
         for what, name, known in (("encoder input", encoder_input, ENCODER_INPUTS), ("pooling", pooling, POOLINGS)):
             if name not in known:
                 raise unknown(what, name, known)
         self.sees_changes = encoder_input == "changes"
-        self.encoder = build_encoder(encoder, weights=weights, stride=stride, trainable_stages=trainable_stages)
+        self.encoder = build_encoder(
+            encoder, weights=weights, stride=stride, trainable_stages=trainable_stages, temporal_shift=temporal_shift
+        )
         self.grid_size = self.encoder.grid_size(*frame_size)
         self.projection = nn.Conv2d(self.encoder.channels, projection, 1, bias=False)
         self.motion = build_motion(motion)
         self.input_dropout = SequenceDropout(dropout)
         channels = projection * self.motion.channel_factor
         spatial = core_kind(recurrent).spatial
+        if state_channels is not None and not spatial:
+            raise ValueError(f"state_channels={state_channels}: '{recurrent}' keeps no grid; its state has hidden_size={hidden_size}")
+        width = (state_channels or projection) if spatial else hidden_size
         self.recurrent = build_core(
             recurrent,
             channels if spatial else hidden_size,
-            projection if spatial else hidden_size,
+            width,
             layers=layers,
             dropout=dropout,
             layer_norm=layer_norm,
@@ -133,7 +144,7 @@ class Backbone(nn.Module):
             groups=groups,
             context=context,
         )
-        kept = projection if spatial else channels
+        kept = width if spatial else channels
         cells = self.grid_size[0] * self.grid_size[1]
         self.cell_channels = kept  # of Seen.cells
         self.flatten = GridVector(kept, cells, hidden_size, pooled=pooling == "mean_max")
@@ -162,22 +173,23 @@ class Backbone(nn.Module):
 
         The part that may be cached when the encoder is frozen.
         """
+        return self._encode(frames, state)[0]
+
+    def _encode(self, frames: Tensor, state: RecognizerState | None) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
+        """The grid, and what the state after these frames holds of them, by its field."""
         if frames.ndim != 5 or frames.shape[2] != 3 or frames.dtype != torch.uint8:
             raise ValueError(f"frames are {frames.dtype} {tuple(frames.shape)}, expected uint8 (B, T, 3, H, W)")
+        last = (frames[:, -1],) if self.sees_changes else ()
         if self.sees_changes:
             frames = frame_changes(frames, state.frame[0] if state is not None else None)
-        grid: Tensor = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        return grid
+        grid, carried = self.encoder.clips(frames, state.encoder if state is not None else None)
+        return grid, {"frame": last, "encoder": carried}
 
     def set_shard(self, offset: int, total: int) -> None:
         """This process holds the sequences from ``offset`` on of a batch of ``total``: draw dropout for the whole batch."""
         for module in self.modules():
             if isinstance(module, SequenceDropout):
                 module.shard = (offset, total)
-
-    def _last(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """What the next frames (B, T, 3, H, W) are compared with."""
-        return (frames[:, -1],) if self.sees_changes else ()
 
     def _continue(self, grid: Tensor, state: RecognizerState | None, gaps: Tensor | None) -> tuple[Seen, RecognizerState]:
         """Grid of the next frames of running clips -> what is known of them, and what is carried."""

@@ -15,7 +15,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from reelscribe.models.motion import Carried
 from reelscribe.models.naming import unknown
+from reelscribe.models.temporal_shift import TemporalShifts
 
 # input pixels per pass: bounds the memory of activations, whatever the clip's length; on a CPU few enough to stay in its caches
 # (EfficientNet-Lite0 at 96 x 128, one core: 3.4 ms a frame in passes of 16 frames, 6.8 ms in passes of 64)
@@ -47,7 +49,7 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, trunk: Trunk, *, stride: int, trainable_stages: int = 0) -> None:
+    def __init__(self, trunk: Trunk, *, stride: int, trainable_stages: int = 0, temporal_shift: bool = False) -> None:
         super().__init__()
         if not 0 <= trainable_stages <= len(trunk.levels):
             raise ValueError(f"trainable_stages={trainable_stages}: this encoder has {len(trunk.levels)} stages up to stride {stride}")
@@ -63,6 +65,7 @@ class Encoder(nn.Module):
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(id(module) in learning)
         self._levels = trunk.levels
+        self._shifts = TemporalShifts(self.body) if temporal_shift else None
         self.train()
 
     def level_parameters(self) -> list[list[nn.Parameter]]:
@@ -76,11 +79,26 @@ class Encoder(nn.Module):
             module.training = False
         return self
 
+    def extra_repr(self) -> str:
+        """What sets it apart beside its parts; belongs to the digest of cached features."""
+        return "temporal_shift" if self._shifts else ""
+
     def forward(self, frames: Tensor) -> Tensor:
-        """RGB bytes (N, 3, H, W) -> grid (N, channels, h, w). Bounded chunks; a frozen encoder keeps no activations."""
-        pixels = _PIXELS_AT_ONCE.get(frames.device.type, _PIXELS_AT_ONCE_ELSEWHERE)
-        chunk = max(1, pixels // (frames.shape[-2] * frames.shape[-1]))
-        return torch.cat([self.body(self._scale(part)) for part in frames.split(chunk)]).contiguous()
+        """RGB bytes (N, 3, H, W) -> grid (N, channels, h, w). Bounded chunks; a frozen encoder keeps no activations.
+
+        Raises ValueError with ``temporal_shift``: then a frame is seen with the one before it, see ``clips``.
+        """
+        return torch.cat([self.body(self._scale(part)) for part in frames.split(_frames_at_once(frames))]).contiguous()
+
+    def clips(self, frames: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
+        """The next frames (B, T, 3, H, W) of running clips -> grid (B, T, channels, h, w), and what is carried to those after them."""
+        if self._shifts is None:
+            return self(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]), ()
+        grids = []
+        for part in frames.split(max(1, _frames_at_once(frames) // len(frames)), dim=1):
+            grid, carried = self._shifts(self.body, self._scale(part.flatten(0, 1)), len(frames), carried)
+            grids.append(grid.unflatten(0, part.shape[:2]))
+        return torch.cat(grids, 1).contiguous(), carried or ()
 
     def _scale(self, frames: Tensor) -> Tensor:
         """Bytes -> the range and memory layout that the network takes."""
@@ -90,19 +108,28 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the grid for frames of this size. Raises ValueError for a size the network does not take."""
-        probe = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.mean.device)
+        probe = torch.zeros(1, 1, 3, height, width, dtype=torch.uint8, device=self.mean.device)
         try:
-            rows, columns = self(probe).shape[-2:]
+            rows, columns = self.clips(probe)[0].shape[-2:]
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"frames of {height} x {width} pixels do not pass through this encoder: {error}") from error
         return rows, columns
 
 
-def build_encoder(name: str, *, weights: str = "none", stride: int = 16, trainable_stages: int = 0) -> Encoder:
+def _frames_at_once(frames: Tensor) -> int:
+    """Frames (..., H, W) that pass through the network together."""
+    pixels = _PIXELS_AT_ONCE.get(frames.device.type, _PIXELS_AT_ONCE_ELSEWHERE)
+    return max(1, pixels // (frames.shape[-2] * frames.shape[-1]))
+
+
+def build_encoder(
+    name: str, *, weights: str = "none", stride: int = 16, trainable_stages: int = 0, temporal_shift: bool = False
+) -> Encoder:
     """An encoder by name: one of ENCODERS, ``timm/NAME`` or ``torchvision/NAME``.
 
     ``weights``: ``none`` (random), ``package`` (ImageNet, offline, tf_efficientnet_lite0 only), ``hub`` (downloaded once by timm or
     torchvision), or a file of tensors (``.safetensors``, or a state dict of torch) with the names of the whole network.
+    With ``temporal_shift`` each residual block sees a part of its channels as they were in the frame before (see temporal_shift).
     Raises ValueError for an unknown name, a stride the network does not have, or weights that do not fit; FileNotFoundError.
     """
     family, _, model = name.partition("/")
@@ -112,7 +139,7 @@ def build_encoder(name: str, *, weights: str = "none", stride: int = 16, trainab
         trunk = FAMILIES[family](model, weights, stride)
     else:
         raise unknown("encoder", name, [*ENCODERS, *(f"{f}/NAME" for f in FAMILIES)])
-    return Encoder(trunk, stride=stride, trainable_stages=trainable_stages)
+    return Encoder(trunk, stride=stride, trainable_stages=trainable_stages, temporal_shift=temporal_shift)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

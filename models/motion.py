@@ -75,13 +75,17 @@ class RunningMeanDifference(Motion):
 
 
 class TemporalShift(Motion):
-    """A quarter of the channels comes from the frame before, zeros at the first: the online form of TSM (arXiv 1811.08383)."""
+    """One channel in ``share`` comes from the frame before, zeros at the first: the online form of TSM (arXiv 1811.08383)."""
 
     channel_factor = 1
 
+    def __init__(self, share: int = 4) -> None:
+        super().__init__()
+        self.share = share
+
     def forward(self, grid: Tensor, carried: Carried | None = None) -> tuple[Tensor, Carried]:
         """(B, T, D, h, w) -> the same shape."""
-        moved = grid[:, :, : -(-grid.shape[2] // 4)]
+        moved = grid[:, :, : -(-grid.shape[2] // self.share)]
         before = torch.zeros_like(moved[:, :1]) if carried is None else carried[0]
         shifted = torch.cat((before, moved[:, :-1]), 1)
         return torch.cat((shifted, grid[:, :, moved.shape[2] :]), 2), (moved[:, -1:],)

@@ -52,9 +52,17 @@ class Recognizer(Backbone):
         self, frames: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None
     ) -> tuple[Tensor, RecognizerState]:
         """What stepping would say after each of the next frames (B, T, 3, H, W): logits (B, T, num_classes), and the state after them."""
-        seen, carried = self._continue(self.encode(frames, state), state, gaps)
+        grid, carried = self._encode(frames, state)
+        logits, after = self.frame_logits_grid(grid, state, gaps)
+        return logits, after._replace(**carried)
+
+    def frame_logits_grid(
+        self, grid: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None
+    ) -> tuple[Tensor, RecognizerState]:
+        """``frame_logits`` on encoded frames (B, T, D, h, w)."""
+        seen, carried = self._continue(grid, state, gaps)
         summaries, readout = self.readout.running(seen.states, state.readout if state is not None else None)
-        return self._classify(summaries), carried._replace(readout=readout, frame=self._last(frames))
+        return self._classify(summaries), carried._replace(readout=readout)
 
     def extend(
         self,
@@ -70,8 +78,9 @@ class Recognizer(Backbone):
         """
         if lengths is None:
             lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
-        logits, after = self.extend_grid(self.encode(frames, state), lengths, state, gaps)
-        return logits, after._replace(frame=self._last(frames))
+        grid, carried = self._encode(frames, state)
+        logits, after = self.extend_grid(grid, lengths, state, gaps)
+        return logits, after._replace(**carried)
 
     def extend_grid(
         self, grid: Tensor, lengths: Tensor, state: RecognizerState | None = None, gaps: Tensor | None = None

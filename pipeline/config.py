@@ -112,6 +112,10 @@ class ModelConfig(_Section):
     )
     stride: int = Field(default=16, description="pixels of input per cell of the grid the encoder gives")
     trainable_stages: int = Field(default=0, ge=0, description="last stages of the encoder that learn; 0 freezes it")
+    temporal_shift: bool = Field(
+        default=False,
+        description="each residual block of the encoder sees an eighth of its channels as they were in the frame before (TSM)",
+    )
     motion: Literal["none", "difference", "running_mean", "shift", "shift_difference"] = Field(
         default="running_mean",
         description="how motion shows: the change since the frame before, or against the mean so far; channels taken from the frame before",
@@ -128,6 +132,7 @@ class ModelConfig(_Section):
     bidirectional: bool = Field(default=False, description="half of the core reads the clip from its end; such a model cannot be stepped")
     groups: int = Field(default=1, ge=1, description="independent parts of rnn_tanh, lstm or gru, mixed after each layer")
     context: int | None = Field(default=None, ge=1, description="frames that the transformer sees; null is 64")
+    state_channels: int | None = Field(default=None, ge=1, description="channels of each cell in convgru's state; null is as projection")
     time_gaps: bool = Field(default=False, description="tell the core how many seconds lie between frames, where they are sampled unevenly")
     readout: Literal["last", "mean", "max", "attention"] = "attention"
     dropout: float = Field(default=0.3, ge=0, lt=1)
@@ -370,8 +375,8 @@ class Config(_Section):
             ("training.scheduled_sampling", 0.0, ("caption",)),
             ("training.self_critical_epochs", 0, ("caption",)),
             ("training.mixup", 0.0, ("single_label", "multi_label", "value")),
-            ("training.tbptt_frames", 0, ("single_label", "multi_label", "value")),
-            ("training.gradient_health_every", 0, ("single_label", "multi_label", "value")),
+            ("training.tbptt_frames", 0, ("single_label", "multi_label", "value", "dense")),
+            ("training.gradient_health_every", 0, ("single_label", "multi_label", "value", "dense")),
             ("evaluation.precision", EvaluationConfig().precision, ("single_label",)),
         ):
             section, _, key = setting.partition(".")

@@ -291,7 +291,7 @@ class Trainer:
         every = self.config.gradient_health_every
         if not every or (epoch - 1) % every or self.world.rank:
             return None
-        clips = ((self.batches.clip(epoch, draw), self.data.train.targets[draw.clip]) for draw in self.batches.epoch(epoch)[0])
+        clips = ((self.batches.clip(epoch, draw), self.batches.targets(epoch, [draw])) for draw in self.batches.epoch(epoch)[0])
         return gradient_health(cast("Recognizer", self.model), clips, self.loss, max_frames=self.config.tbptt_frames)
 
     @torch.no_grad()

@@ -200,6 +200,15 @@ def test_overfits_one_batch(motion: str, core: str) -> None:
     assert loss.item() < 0.1  # a guess gives ln 5 = 1.6
 
 
+def test_a_spatial_core_may_keep_more_than_the_projection() -> None:
+    model = recognizer(recurrent="convgru", layers=2, state_channels=9).eval()
+    frames = clips()
+    with torch.no_grad():
+        logits, state = model.extend(frames)
+        torch.testing.assert_close(stepped(model, frames)[-1], logits, atol=1e-5, rtol=1e-5)
+    assert [part.shape for part in state.recurrent] == [(3, 9, 4, 6)] * 2
+
+
 @pytest.mark.parametrize("core", CORES)
 def test_order_matters_to_every_core_but_the_mean(core: str) -> None:
     model = recognizer(recurrent=core, motion="none", readout="mean").eval()
@@ -409,6 +418,8 @@ def test_default_model_steps_as_it_sees_the_whole() -> None:
         ({"weights": "package"}, r"'tiny' learns from scratch"),
         ({"stride": 64}, r"stride 64: this encoder has strides 2, 4, 8, 16"),
         ({"trainable_stages": 4}, r"trainable_stages=4: this encoder has 3 stages"),
+        ({"state_channels": 8}, r"state_channels=8: 'gru' keeps no grid; its state has hidden_size=12"),
+        ({"recurrent": "convgru", "state_channels": 0}, r"state_channels=0: expected at least 1"),
         ({"hidden_size": 0}, r"hidden_size=0: expected at least 1"),
         ({"layers": 0}, r"layers=0"),
         ({"dropout": 1.0}, r"dropout=1.0: expected 0 <= dropout < 1"),

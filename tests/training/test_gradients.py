@@ -12,7 +12,7 @@ from tiny_training import recognizer
 from reelscribe.models.recognizer import Recognizer
 from reelscribe.pipeline.training.steps.batches import Timed
 from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
-from reelscribe.pipeline.training.steps.losses import ClipLoss
+from reelscribe.pipeline.training.steps.losses import ClipLoss, FrameLoss
 
 
 def scaled(recurrent: str, factor: float, **keywords: object) -> Recognizer:
@@ -31,7 +31,10 @@ def timed(frames: torch.Tensor) -> Timed:
 
 def measure(model: Recognizer, frames: int = 16, **keywords: int) -> GradientHealth:
     generator = torch.Generator().manual_seed(0)
-    clips = [(timed(torch.randint(0, 255, (frames - i % 3, 3, 16, 16), dtype=torch.uint8, generator=generator)), i % 2) for i in range(4)]
+    clips = [
+        (timed(torch.randint(0, 255, (frames - i % 3, 3, 16, 16), dtype=torch.uint8, generator=generator)), torch.tensor([i % 2]))
+        for i in range(4)
+    ]
     return gradient_health(model, clips, ClipLoss(), **keywords)
 
 
@@ -78,7 +81,7 @@ def test_layers_have_the_gradient_of_the_mean_loss() -> None:
     model = recognizer(dropout=0.0)
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 255, (3, 6, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    health = gradient_health(model, [(timed(clip), i % 2) for i, clip in enumerate(frames)], ClipLoss())
+    health = gradient_health(model, [(timed(clip), torch.tensor([i % 2])) for i, clip in enumerate(frames)], ClipLoss())
     assert all(parameter.grad is None for parameter in model.parameters())
     ClipLoss()(model(frames, torch.tensor([6, 6, 6])), torch.tensor([0, 1, 0])).mean().backward()
     core = torch.cat([parameter.grad.flatten() for parameter in model.recurrent.parameters() if parameter.grad is not None])
@@ -87,6 +90,19 @@ def test_layers_have_the_gradient_of_the_mean_loss() -> None:
         math.hypot(*(parameter.grad.norm().item() for parameter in model.classifier.parameters() if parameter.grad is not None)), rel=1e-4
     )
     assert any(name.startswith("encoder.body") for name in health.by_layer)
+
+
+def test_where_each_frame_has_a_label_the_loss_is_that_of_all_frames() -> None:
+    model = recognizer(dropout=0.0, per_frame=True)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 255, (3, 6, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 2, (3, 6), generator=generator)
+    health = gradient_health(model, [(timed(clip), one[None]) for clip, one in zip(frames, labels, strict=True)], FrameLoss())
+    FrameLoss()(model(frames, torch.tensor([6, 6, 6])), labels).mean().backward()
+    core = torch.cat([parameter.grad.flatten() for parameter in model.recurrent.parameters() if parameter.grad is not None])
+    assert health.by_layer["recurrent.layers.0"] == pytest.approx(core.norm().item(), rel=1e-4)
+    assert health.live_frames == 5
+    assert all(norm > 0 for norm in health.by_frame)
 
 
 def test_a_chunk_is_as_far_as_truncation_lets_it_see() -> None:

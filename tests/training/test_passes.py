@@ -6,17 +6,18 @@ import weakref
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import CONFIG, recognizer
 
 from reelscribe.pipeline.training.steps.batches import Batch
-from reelscribe.pipeline.training.steps.losses import ClipLoss
+from reelscribe.pipeline.training.steps.losses import IGNORED, ClipLoss, FrameLoss
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes, chunks
 
 GAPS = torch.rand(3, 48, generator=torch.Generator().manual_seed(1))  # seconds
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5), size=st.integers(0, 45))
 def test_chunks_cover_every_frame_and_weights_add_up_to_one(lengths: list[int], size: int) -> None:
     plan = chunks(torch.tensor(lengths), size)
@@ -28,6 +29,9 @@ def test_chunks_cover_every_frame_and_weights_add_up_to_one(lengths: list[int], 
         ratios = [float(chunk.weights[i]) / end for chunk, end in zip(inside, ends, strict=True)]
         assert ratios == pytest.approx([ratios[0]] * len(ratios))  # the weight grows with the frames seen
         assert all(int(chunk.lengths[i]) >= 1 for chunk in plan)
+    shares = torch.stack([chunk.weights for chunk in chunks(torch.tensor(lengths), size, per_frame=True)])
+    seen = [[float(chunk.lengths[i]) if chunk.weights[i] > 0 else 0.0 for i in range(len(lengths))] for chunk in plan]
+    torch.testing.assert_close(shares, torch.tensor(seen) / torch.tensor(lengths))
     if not size or size >= max(lengths):
         (one,) = plan
         assert one.lengths.tolist() == lengths
@@ -93,6 +97,26 @@ def test_no_gradient_crosses_a_chunk(time_gaps: bool) -> None:
             expected[name] = expected.get(name, 0) + parameter.grad  # type: ignore[operator]
     for name, gradient in both.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("readout", ["last", "attention"])
+def test_a_label_for_each_frame_has_its_loss_in_its_own_chunk(readout: str) -> None:
+    """So that chunks add up to loss and score of the whole clip, and differ from it only in how far gradients reach."""
+    frames, lengths = clips(8), torch.tensor([8, 3, 6])
+    targets = torch.randint(0, 2, (3, 8), generator=torch.Generator().manual_seed(2))
+    targets[torch.arange(8) >= lengths[:, None]] = IGNORED
+    found = []
+    for size in (0, 8, 4, 3):
+        model = recognizer(per_frame=True, readout=readout, dropout=0.0)
+        batch = Batch(inputs=frames, lengths=lengths, targets=targets, gaps=GAPS[:, :8], offset=0, total=3)
+        passes = Passes(ArrayNetwork(model), model, FrameLoss(), CONFIG.model_copy(update={"tbptt_frames": size}), torch.device("cpu"))
+        found.append((passes(batch, scale=1.0, seed=5), model.recurrent.get_parameter("layers.0.kernels.0.weight_hh_l0").grad))
+    (sums, whole), (_, one_chunk), *shorter = found
+    assert torch.equal(whole, one_chunk)
+    for other, short in shorter:
+        torch.testing.assert_close(other, sums, atol=1e-5, rtol=1e-5)
+        assert short.isfinite().all()
+        assert not torch.allclose(whole, short)
 
 
 def test_memory_does_not_grow_with_the_clip() -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from reelscribe.models.backbone import RecognizerState
     from reelscribe.models.recognizer import Recognizer
     from reelscribe.pipeline.training.steps.batches import Timed
-    from reelscribe.pipeline.training.tasks import Target
 
 VANISHED = 1e-4  # times the gradient one frame back: an earlier frame is lost in the noise of late ones
 EXPLODED = 1e2  # times the same: an earlier frame drowns all others, and clipping leaves nothing of these
@@ -78,8 +77,8 @@ class GradientHealth:
         return ""
 
 
-def gradient_health(model: Recognizer, clips: Iterable[tuple[Timed, Target]], loss: Loss, *, max_frames: int = 0) -> GradientHealth:
-    """Measure on clips and their targets, one by one, without dropout; ``max_frames`` of each, 0 is all."""
+def gradient_health(model: Recognizer, clips: Iterable[tuple[Timed, Tensor]], loss: Loss, *, max_frames: int = 0) -> GradientHealth:
+    """Measure on clips and their targets (1, ...), one by one, without dropout; ``max_frames`` of each, 0 is all."""
     device = next(model.parameters()).device
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     totals = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
@@ -90,7 +89,7 @@ def gradient_health(model: Recognizer, clips: Iterable[tuple[Timed, Target]], lo
         for (array, gaps), target in clips:
             inputs = array[None, : max_frames or None].to(device)
             grid = model.encode(inputs) if inputs.dtype == torch.uint8 else inputs.float()
-            states, (whole, last) = _unrolled(model, grid, gaps[None].to(device), torch.tensor([target], device=device), loss)
+            states, (whole, last) = _unrolled(model, grid, gaps[None].to(device), target.to(device), loss)
             flat = [tensor for state in states for tensor in state]
             gradients = torch.autograd.grad(whole, [*flat, *parameters.values()], retain_graph=True, allow_unused=True)
             back = torch.autograd.grad(last, flat, allow_unused=True) if flat else ()
@@ -117,13 +116,18 @@ def _unrolled(
     state: RecognizerState | None = None
     before: RecognizerState | None = None
     states: list[list[Tensor]] = []
+    answers: list[Tensor] = []
     for t, frame in enumerate(grid.split(1, dim=1)):
         before = state
         gap = gaps[:, t : t + 1] if model.takes_gaps else None
         logits, state = model.extend_grid(frame, one, before, gap)
+        answers.append(logits)
         states.append([tensor for tensor in state.recurrent if tensor.requires_grad])
     alone, _ = model.extend_grid(grid[:, -1:], one, before and before._replace(readout=None), gap)
-    return states[:-1], (loss(logits, target).sum(), loss(alone, target).sum())
+    if loss.per_frame:
+        of_frames = target[:, : len(answers)]
+        return states[:-1], (loss(torch.stack(answers, 1), of_frames).sum(), loss(alone[:, None], of_frames[:, -1:]).sum())
+    return states[:-1], (loss(answers[-1], target).sum(), loss(alone, target).sum())
 
 
 def _norms(states: list[list[Tensor]], gradients: Iterable[Tensor | None]) -> list[float]:

@@ -17,6 +17,7 @@ IGNORED = -100  # a target past the end of a clip
 class Loss(ABC):
     """What the loop needs to know of a task."""
 
+    per_frame: ClassVar[bool] = False  # every frame has a target of its own
     teacher_forced: ClassVar[bool] = False  # the network is given the targets: each word is asked for after the true ones before it
 
     @abstractmethod
@@ -80,7 +81,9 @@ class ValueLoss(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameLoss(Loss):
-    """Cross-entropy of each frame, mean over the frames of the clip; frames whose target is IGNORED do not count."""
+    """Cross-entropy of each frame, mean over the frames of the clip; those whose target is IGNORED do not count, and none give 0."""
+
+    per_frame = True
 
     label_smoothing: float = 0.0
 
@@ -90,12 +93,12 @@ class FrameLoss(Loss):
         losses = cross_entropy(
             logits.float().transpose(1, 2), targets, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="none"
         )
-        return losses.sum(dim=1) / (targets != IGNORED).sum(dim=1)
+        return losses.sum(dim=1) / (targets != IGNORED).sum(dim=1).clamp(min=1)
 
     def score(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The share of frames whose class is right."""
         targets = targets[:, : logits.shape[1]]
-        return (logits.argmax(dim=2) == targets).sum(dim=1) / (targets != IGNORED).sum(dim=1)
+        return (logits.argmax(dim=2) == targets).sum(dim=1) / (targets != IGNORED).sum(dim=1).clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,8 @@ class ArrayNetwork(nn.Module):
     ) -> tuple[Tensor, RecognizerState | None]:
         """Inputs (B, T, ...) and seconds since the frame before (B, T), used where the model takes them -> logits (B, C).
 
-        With ``carry`` those of all frames since the clip's first, and the state after them. Of a captioner the logits are those of each of
-        the tokens ``heard`` (B, L), after those before it.
+        With ``carry`` those of all frames since the clip's first, and the state after them. A model of frames gives logits (B, T, C). Of a
+        captioner the logits are those of each of the tokens ``heard`` (B, L), after those before it.
         """
         from reelscribe.models.captioner import Captioner
 
@@ -52,6 +52,8 @@ class ArrayNetwork(nn.Module):
         given = gaps if self.model.takes_gaps else None
         if isinstance(self.model, Captioner):
             return self.model.forward_head(self.features(inputs, lengths, gaps), lengths, heard), None
+        if carry and self.model.per_frame:
+            return self.model.frame_logits_grid(inputs.float(), state, given) if stored else self.model.frame_logits(inputs, state, given)
         if carry and stored:
             return self.model.extend_grid(inputs.float(), lengths, state, given)
         if carry:
@@ -72,20 +74,22 @@ class Chunk:
 
     frames: slice
     lengths: Tensor  # (B,) frames of each clip in it; 1 for a clip that ended before
-    weights: Tensor  # (B,) share of the loss at its end in the clip's loss; 0 for a clip that ended before
+    weights: Tensor  # (B,) share of its loss in the clip's loss; 0 for a clip that ended before
 
 
-def chunks(lengths: Tensor, size: int) -> list[Chunk]:
+def chunks(lengths: Tensor, size: int, *, per_frame: bool = False) -> list[Chunk]:
     """Clips of these lengths (B,) in chunks of ``size`` frames; 0 is one chunk.
 
-    The label belongs to the clip, not to a frame, so the loss is taken at the end of every chunk, else all chunks but the last would
+    Where a label belongs to the clip, not to a frame, the loss is taken at the end of every chunk, else all chunks but the last would
     learn nothing. A clip's weights grow with the frames seen so far and add up to 1: late answers know more (arXiv 1503.08909, 3.4).
+    ``per_frame`` every frame has a loss of its own, and a chunk the share of its frames.
     """
     longest = int(lengths.max())
     size = size or longest
     starts = torch.arange(0, longest, size)
     ends = torch.where(starts < lengths[:, None], torch.minimum(starts + size, lengths[:, None]), 0)  # (B, chunks)
-    weights = ends / ends.sum(dim=1, keepdim=True)
+    shares = (ends - starts).clamp(min=0) if per_frame else ends
+    weights = shares / shares.sum(dim=1, keepdim=True)
     return [
         Chunk(frames=slice(start, start + size), lengths=(lengths - start).clamp(1, size), weights=weights[:, i])
         for i, start in enumerate(starts.tolist())
@@ -116,20 +120,21 @@ class Passes:
         targets, gains, loss_of = self._wanted(batch, seed)
         sums = torch.zeros(2, device=self.device)
         state = None
-        plan = chunks(batch.lengths, self.config.tbptt_frames)
+        plan = chunks(batch.lengths, self.config.tbptt_frames, per_frame=loss_of.per_frame)
         for chunk in plan:
+            wanted = targets[:, chunk.frames] if loss_of.per_frame else targets
             parts = batch.inputs[:, chunk.frames], chunk.lengths, batch.gaps[:, chunk.frames], chunk.weights
             inputs, lengths, gaps, weights = (tensor.to(self.device) for tensor in parts)
             torch.manual_seed(seed)
             with self._averaging(last and chunk is plan[-1]):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
                     logits, state = self.network(inputs, lengths, gaps, state, carry=len(plan) > 1, **self._heard(targets))
-                loss = (gains * weights * loss_of(logits, targets)).sum()
+                loss = (gains * weights * loss_of(logits, wanted)).sum()
                 (scale * loss).backward()
             state = _detached(state)
-            ends = batch.lengths <= chunk.frames.stop  # and so this is the answer to the whole clip
-            score = loss_of.score(logits.detach(), targets)[(weights > 0) & ends.to(self.device)].sum()
-            sums += torch.stack([loss.detach(), score])
+            ends = (batch.lengths <= chunk.frames.stop).to(self.device)  # and so this is the answer to the whole clip
+            counted = weights if loss_of.per_frame else (weights > 0) & ends
+            sums += torch.stack([loss.detach(), (counted * loss_of.score(logits.detach(), wanted)).sum()])
         return sums
 
     def _wanted(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor | float, Loss]:
