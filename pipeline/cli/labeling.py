@@ -13,6 +13,7 @@ from reelscribe.pipeline.cli.options import (
     Model,
     Reader,
     Runtime,
+    Subtitles,
     Timeout,
     TrackingUri,
     Truncated,
@@ -33,6 +34,7 @@ def predict(
     videos: Annotated[list[str], typer.Argument(help="Video files, folders, quoted globs or label files.")],
     windows: WindowsText = "",
     runtime: Runtime = "torch",
+    subtitles: Subtitles = None,
     device: Device = "auto",
     workers: Workers = 0,
     timeout: Timeout = 60.0,
@@ -57,6 +59,7 @@ def predict(
         device=device,
         decode=decode,
         windows=Windows.parse(windows) if windows else None,
+        subtitles=subtitles,
     )
     show.predictions(answers, as_json=json)
 
@@ -74,6 +77,7 @@ def label(
     engine: Annotated[Literal["local", "ray"], typer.Option(help="This process and its decode workers, or Ray.")] = "local",
     address: Annotated[str, typer.Option(help="Ray cluster for --engine ray: auto or HOST:PORT; empty starts one here.")] = "",
     windows: WindowsText = "",
+    subtitles: Subtitles = None,
     scores: Annotated[bool, typer.Option("--scores", help="Write the probability of every class, not only of the best.")] = False,
     retry: Annotated[
         str, typer.Option(metavar="CLASSES", help="Try failures of these classes again, e.g. timeout,network, or retryable for all such.")
@@ -118,7 +122,9 @@ def label(
 
         show.estimate(estimate_job(model, videos, options=options, tracking=tracking_store(tracking_uri)), as_json=json)
         return
-    summary = label_videos(model, videos, out=out, options=options, tracking=tracking_store(tracking_uri), progress=console.progress)
+    summary = label_videos(
+        model, videos, out=out, options=options, tracking=tracking_store(tracking_uri), progress=console.progress, subtitles=subtitles
+    )
     show.labelling(summary, as_json=json)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -28,6 +28,10 @@ Reader = Annotated[
 ]
 WindowsText = Annotated[
     str, typer.Option("--windows", metavar="LENGTH[/STEP]", help="Label windows of a long video: 10s, or 10s/5s for one every 5 s.")
+]
+Subtitles = Annotated[
+    Optional[Literal["srt", "vtt"]],  # noqa: UP045
+    typer.Option(help="A subtitle file for each video of what is said of it, or of its windows: SubRip or WebVTT."),
 ]
 DEFAULT_OUTPUT = "runs"  # as in config.Config
 

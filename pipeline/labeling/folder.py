@@ -105,7 +105,7 @@ class LocalFolder(OutputFolder):
     def put(self, name: str, data: bytes) -> None:
         """See OutputFolder."""
         target = Path(self.base) / name
-        temporary = Path(self.base) / TEMPORARY_FOLDER / name.replace("/", "-")
+        temporary = Path(self.base) / TEMPORARY_FOLDER / target.name  # one file at a time is written
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,15 +10,26 @@ from reelscribe.pipeline.console import OpenProgress, note
 from reelscribe.pipeline.errors import ServiceUnavailableError
 from reelscribe.pipeline.labeling.job import JobOptions, run_job
 from reelscribe.pipeline.labeling.record import JobRecord
+from reelscribe.pipeline.labeling.subtitling import SUBTITLE_FOLDER, write_subtitles
 from reelscribe.pipeline.labeling.work import JobSummary, Progress
 from reelscribe.pipeline.listing import list_input
 from reelscribe.pipeline.report.page import write_job_report
+from reelscribe.pipeline.subtitles import SubtitleFormat
 from reelscribe.pipeline.tracking.lineage import LabellingJob, record_labelling
 from reelscribe.pipeline.tracking.registry import fetch_model
 
 
-def label_videos(model: str, videos: str, *, out: str, options: JobOptions, tracking: str, progress: OpenProgress) -> JobSummary:
-    """Fetch the model, list the input, run the job, write ``report.html``."""
+def label_videos(
+    model: str,
+    videos: str,
+    *,
+    out: str,
+    options: JobOptions,
+    tracking: str,
+    progress: OpenProgress,
+    subtitles: SubtitleFormat | None = None,
+) -> JobSummary:
+    """Fetch the model, list the input, run the job, write ``report.html``, and ``subtitles/`` where they are asked for."""
     table = list_input(videos)
     found = fetch_model(model, uri=tracking)
     bundle = load_bundle(found.folder)
@@ -32,6 +43,9 @@ def label_videos(model: str, videos: str, *, out: str, options: JobOptions, trac
             bundle=bundle, identity=found, videos=table, out=out, options=options, on_progress=shown(advance), on_record=on_record
         )
     write_job_report(out, decode=options.decode)
+    if subtitles:
+        count = write_subtitles(out, subtitles)
+        note(f"subtitles {out}/{SUBTITLE_FOLDER} ({count} files)")
     return summary
 
 

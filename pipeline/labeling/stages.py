@@ -200,7 +200,7 @@ class PredictStage:
 
     def _labelled(self, clip: Clip, prediction: AnyPrediction) -> Labelled:
         return Labelled(
-            **_answer(prediction, scores=self.scores),
+            **answer_fields(prediction, scores=self.scores),
             frame_index=tuple(i for view in clip.views for i in view.index),
             frame_time_s=tuple(t for view in clip.views for t in view.pts_seconds),
             reader=clip.views[0].backend,
@@ -209,7 +209,7 @@ class PredictStage:
         )
 
 
-def _answer(prediction: AnyPrediction, *, scores: bool) -> dict[str, Any]:
+def answer_fields(prediction: AnyPrediction, *, scores: bool) -> dict[str, Any]:
     """The fields of Labelled that hold a prediction."""
     from reelscribe.pipeline.answers import FramesPrediction, LabelsPrediction, Prediction, ValuePrediction
 

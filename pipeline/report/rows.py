@@ -71,7 +71,7 @@ def read_results(out: str | Path, *, max_videos: int) -> Results:
     bins = np.zeros(CONFIDENCE_BINS, dtype=np.int64)
     least: npt.NDArray[np.float64] = np.empty(0)
     labelled, total_confidence, video_s = 0, 0.0, 0.0
-    for batch in _batches(out, "labels", ["label", "labels", "segments", "confidence", "start_s", "end_s", "duration_s"]):
+    for batch in batches(out, "labels", ["label", "labels", "segments", "confidence", "start_s", "end_s", "duration_s"]):
         confidence = batch["confidence"].drop_null().to_numpy(zero_copy_only=False)
         for row in batch.select(["label", "labels", "segments"]).to_pylist():
             by_label.update(_labels(row))
@@ -107,7 +107,7 @@ def _labels(row: Mapping[str, Any]) -> set[str]:
 
 def _read_shown(out: str | Path, at_most: float | None, max_videos: int) -> tuple[ShownVideo, ...]:
     """The least confident videos, of those not more confident than ``at_most``; without confidences the first ones."""
-    batches = _batches(out, "labels", [*_SHOWN_COLUMNS, *_ANSWER_COLUMNS], None if at_most is None else pc.field("confidence") <= at_most)
+    batches = batches(out, "labels", [*_SHOWN_COLUMNS, *_ANSWER_COLUMNS], None if at_most is None else pc.field("confidence") <= at_most)
     rows: list[dict[str, Any]] = []
     for batch in batches:
         rows += batch.to_pylist()
@@ -135,7 +135,7 @@ def _shown(row: Mapping[str, Any]) -> ShownVideo:
 
 def _read_failures(out: str | Path) -> list[FailureGroup]:
     groups: dict[str, FailureGroup] = {}
-    for batch in _batches(out, "failures", ["video_id", "uri", "failure", "cause", "advice", "retryable"]):
+    for batch in batches(out, "failures", ["video_id", "uri", "failure", "cause", "advice", "retryable"]):
         for row in batch.to_pylist():
             group = groups.setdefault(
                 row["failure"], FailureGroup(failure=row["failure"], advice=row["advice"], retryable=row["retryable"])
@@ -146,7 +146,7 @@ def _read_failures(out: str | Path) -> list[FailureGroup]:
     return sorted(groups.values(), key=lambda group: (-group.count, group.failure))
 
 
-def _batches(out: str | Path, table: str, columns: list[str], where: pc.Expression | None = None) -> Iterator[pa.RecordBatch]:
+def batches(out: str | Path, table: str, columns: list[str], where: pc.Expression | None = None) -> Iterator[pa.RecordBatch]:
     """Record batches of all whole Parquet files of a table; none where it does not exist yet."""
     files, base = locate(out)
     parts = [info.path for info in files.get_file_info(fs.FileSelector(f"{base}/{table}", allow_not_found=True))]
