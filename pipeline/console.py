@@ -99,4 +99,4 @@ class _Lines:
             return
         self.shown = now
         left = timedelta(seconds=round((now - self.started) / (done - self.before) * (total - done)))
-        note(f"{self.what}: {done} of {total}, about {left} left {extra}".rstrip())
+        note(f"{self.what}: {done} of {total}, about {left} left" + (f", {extra}" if extra else ""))

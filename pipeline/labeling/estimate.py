@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle
 from reelscribe.pipeline.labeling.job import JobOptions, stages_of
-from reelscribe.pipeline.labeling.local import BoundBy, Clock, run_stages
-from reelscribe.pipeline.labeling.stages import Labelled, Video
+from reelscribe.pipeline.labeling.local import BoundBy, Clock, memory_mb, run_stages
+from reelscribe.pipeline.labeling.stages import DecodeStage, Labelled, Outcome, PredictStage, Video
+from reelscribe.pipeline.labeling.work import length_s
 from reelscribe.pipeline.listing import list_input
 from reelscribe.pipeline.tracking.registry import fetch_model
 
 SAMPLE_SIZE = 24  # videos, evenly from the input
 _WARM_UP = 2  # that are not timed: they wait for processes to start and libraries to load
+_MOST_S = 60.0  # seconds of timed work: windows of videos that are hours long would take hours themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Estimate:
     seconds: float  # from start to end
     startup_s: float  # part of it, until the first label
     memory_mb: int  # this process and its decode workers, at their largest
+    memory_limit_mb: int  # were each worker to take as much as it may before it is stopped
     bound_by: BoundBy
     with_a_second_machine_s: float  # as --engine ray would share it out, with a machine like this one
 
@@ -50,26 +52,50 @@ def estimate(bundle: ModelBundle, table: pa.Table, options: JobOptions) -> Estim
     predict.setup()
     decode.setup()
     try:
-        outcomes = list(run_stages(sample[:_WARM_UP], decode, predict, Clock()))
+        warm = list(_warmed_up(sample[:_WARM_UP], decode, predict))
         ready, clock = time.monotonic(), Clock()
-        outcomes += run_stages(sample[_WARM_UP:], decode, predict, clock)
+        timed = list(_in_time(sample[_WARM_UP:] or sample, decode, predict, clock))
         seconds = time.monotonic() - ready
     finally:
         decode.teardown()
-    timed = max(1, len(sample) - _WARM_UP)
-    startup_s, rest_s = ready - started, seconds / timed * table.num_rows
-    lengths = {o.video.position: o.result.duration_s for o in outcomes if isinstance(o.result, Labelled)}
+    outcomes = {o.video.position: o for o in sorted([*warm, *timed], key=lambda o: isinstance(o.result, Labelled))}  # a label, if any
+    asked = {video.position: video for video in sample}
+    lengths = [length_s(asked[position], o.result) for position, o in outcomes.items() if isinstance(o.result, Labelled)]
+    windows = {o.video.position: o.video.num_windows for o in timed}
+    rows_per_video = sum(windows.values()) / max(1, len(windows))
+    startup_s, rest_s = ready - started, seconds / max(1, len(timed)) * rows_per_video * table.num_rows
+    taken_mb = memory_mb(decode.workers)
     return Estimate(
         videos=table.num_rows,
-        sampled=len(sample),
-        sampled_failed=len({o.video.position for o in outcomes} - lengths.keys()),
-        video_s=sum(lengths.values()) / max(1, len(lengths)) * table.num_rows,
+        sampled=len(outcomes),
+        sampled_failed=len(outcomes) - len(lengths),
+        video_s=sum(lengths) / max(1, len(lengths)) * table.num_rows,
         seconds=startup_s + rest_s,
         startup_s=startup_s,
-        memory_mb=_peak_mb(resource.RUSAGE_SELF) + decode.workers * _peak_mb(resource.RUSAGE_CHILDREN),
+        memory_mb=taken_mb,
+        memory_limit_mb=taken_mb + decode.workers * options.decode.memory_mb,
         bound_by=clock.bound_by,
         with_a_second_machine_s=startup_s + rest_s / 2,
     )
+
+
+def _warmed_up(videos: list[Video], decode: DecodeStage, predict: PredictStage) -> Iterator[Outcome]:
+    """Whole videos, however long: one clip of each."""
+    windows, decode.windows = decode.windows, None
+    try:
+        yield from run_stages(videos, decode, predict, Clock())
+    finally:
+        decode.windows = windows
+
+
+def _in_time(videos: list[Video], decode: DecodeStage, predict: PredictStage, clock: Clock) -> Iterator[Outcome]:
+    """The outcomes of about a minute, in order of completion."""
+    end = time.monotonic() + _MOST_S
+    with closing(run_stages(videos, decode, predict, clock)) as outcomes:
+        for outcome in outcomes:
+            yield outcome
+            if time.monotonic() > end:
+                return
 
 
 def _sample(table: pa.Table) -> Iterator[Video]:
@@ -78,8 +104,3 @@ def _sample(table: pa.Table) -> Iterator[Video]:
     places = [i * table.num_rows // count for i in range(count)]
     rows = table.select(["video_id", "uri", "start_s", "end_s"]).take(places).to_pylist()
     return (Video(position=place, **row) for place, row in zip(places, rows, strict=True))
-
-
-def _peak_mb(who: int) -> int:
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(who).ru_maxrss * unit // 10**6

@@ -9,23 +9,29 @@ import fcntl
 import json
 import os
 import platform
+import re
 import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
+from reelscribe.pipeline.console import note
 from reelscribe.pipeline.errors import OutputConflictError, ReelScribeError, UsageError
 from reelscribe.pipeline.stores import S3, locate
 
 LOCK_FILE = "_job/lock"
 TEMPORARY_FOLDER = "_job/tmp"  # on the same file system as all the rest, and where no reader looks
+PATIENCE_S = 300.0  # how long a store of objects may be away in the middle of a job
+_PASSING = re.compile(
+    "NETWORK_CONNECTION|SLOW_DOWN|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|REQUEST_TIMEOUT|HTTP status 5|imed out|curlCode"
+)
 LEASE_S = 120.0  # a writer that has not renewed its lock for so long is gone; clocks of machines that share a store must agree better
 
 
@@ -167,12 +173,23 @@ class ObjectFolder(OutputFolder):
     """
 
     def put(self, name: str, data: bytes) -> None:
-        """See OutputFolder."""
-        try:
-            with self.files.open_output_stream(f"{self.base}/{name}") as file:
-                file.write(data)
-        except OSError as error:
-            raise self._refused(name, error) from error
+        """See OutputFolder. A store that answers that it cannot now, or does not answer, is asked again for PATIENCE_S."""
+        until, pause_s = time.monotonic() + PATIENCE_S, 1.0
+        while True:
+            try:
+                self._store(name, data)
+            except OSError as error:
+                if not _PASSING.search(str(error)) or time.monotonic() + pause_s > until:
+                    raise self._refused(name, error) from error
+                note(f"{self.name} cannot be written to now; trying again for {until - time.monotonic():.0f} s ({error})")
+                time.sleep(pause_s)
+                pause_s *= 2
+            else:
+                return
+
+    def _store(self, name: str, data: bytes) -> None:
+        with self.files.open_output_stream(f"{self.base}/{name}") as file:
+            file.write(data)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -189,14 +206,15 @@ class ObjectFolder(OutputFolder):
             lease.ended.set()
             thread.join()
             if not lease.lost:
-                self.files.delete_file(f"{self.base}/{LOCK_FILE}")
+                with suppress(OSError):  # a store that does not answer: the lease ends by itself
+                    self.files.delete_file(f"{self.base}/{LOCK_FILE}")
         if lease.lost:
             raise OutputConflictError(f"{self.name} was taken over by another job; its rows are the ones that count")
 
     def holder(self) -> dict[str, Any] | None:
         """See OutputFolder."""
-        said = json.loads(self.get(LOCK_FILE) or b"{}")
-        return said if said.get("until", 0.0) > time.time() else None
+        said: dict[str, Any] = json.loads(self.get(LOCK_FILE) or b"{}")
+        return said if said.get("until", 0.0) > time.time() and not _has_ended(said) else None
 
 
 class _Lease:
@@ -226,6 +244,19 @@ class _Lease:
 
 def _this_process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Whether a holder is a process of this machine that is gone; of other machines nothing is known."""
+    if holder.get("host") != platform.node():
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def _held(name: str, holder: dict[str, Any]) -> OutputConflictError:

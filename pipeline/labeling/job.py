@@ -28,6 +28,11 @@ from reelscribe.pipeline.runtimes.choice import choose
 from reelscribe.pipeline.runtimes.names import RuntimeChoice
 from reelscribe.pipeline.sampling import Windows
 
+# What of a model's spec changes its answers.
+_ANSWERING = (
+    *("task", "labels", "model", "caption", "sampling", "transform", "temperature", "precision", "threshold"),
+    *("value_mean", "value_deviation", "caption_slope", "caption_offset"),
+)
 SHARD_SIZE = 128  # rows committed together: what a killed job does again at most, for each shard it had open
 WINDOWED_SHARD_SIZE = 8  # of videos that may be hours long
 
@@ -110,7 +115,7 @@ def run_job(
             if num_videos:
                 with closing(outcomes_of(bundle, options, wanted, num_videos, clock)) as outcomes:
                     work.consume(outcomes, on_progress)
-            job = work.finish(clock if options.engine == "local" else None)
+            job = work.finish(clock)
             store.write_job(job)
             tell(job)
         return work.summary(job)
@@ -140,7 +145,7 @@ def outcomes_of(bundle: ModelBundle, options: JobOptions, videos: Iterable[Video
         return label_locally(videos, decode, predict, clock)
     from reelscribe.pipeline.labeling.ray_launch import label_on_ray
 
-    return label_on_ray(videos, decode, predict, num_videos=num_videos, address=options.cluster_address)
+    return label_on_ray(videos, decode, predict, num_videos=num_videos, address=options.cluster_address, clock=clock)
 
 
 def stages_of(bundle: ModelBundle, options: JobOptions) -> tuple[DecodeStage, PredictStage]:
@@ -167,7 +172,7 @@ def _new_job(bundle: ModelBundle, identity: ModelIdentity, options: JobOptions) 
         fingerprint={
             "schema_version": SCHEMA_VERSION,
             **{key: model[key] for key in ("model_name", "model_version", "run_id", "weights_digest")},
-            **{key: spec[key] for key in ("task", "labels", "model", "sampling", "transform", "temperature")},
+            **{key: spec[key] for key in _ANSWERING},
             **options.fingerprint(),
         },
         model=model,

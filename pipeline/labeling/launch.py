@@ -69,4 +69,11 @@ def _write_down(job: JobRecord, model: str, version: str, out: str, tracking: st
 
 def shown(advance: Callable[..., None]) -> Callable[[Progress], None]:
     """A job's progress on a progress line."""
-    return lambda now: advance(now.done, now.total, f"{now.failed} failed" if now.failed else "")
+    return lambda now: advance(now.done, now.total, _speed(now))
+
+
+def _speed(now: Progress) -> str:
+    words = [f"{now.failed} failed"]
+    if now.rows_per_s is not None and now.video_s_per_s is not None:
+        words += [f"{now.rows_per_s:.1f} rows/s", f"{now.video_s_per_s:.1f} h of video/h"]
+    return ", ".join(words)

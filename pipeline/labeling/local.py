@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -25,6 +27,13 @@ class Clock:
     def bound_by(self) -> BoundBy:
         """What kept the session from being faster."""
         return "decoding" if self.wait_s > self.predict_s else "inference"
+
+
+def memory_mb(workers: int) -> int:
+    """What this process and so many decode workers have taken at their largest; of workers, those that have ended count."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    own, worker = (resource.getrusage(who).ru_maxrss * unit // 10**6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own + workers * worker
 
 
 def label_locally(videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, clock: Clock) -> Generator[Outcome]:

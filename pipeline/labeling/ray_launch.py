@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import tempfile
+import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle
 from reelscribe.pipeline.cluster import cluster
@@ -26,12 +28,14 @@ from reelscribe.pipeline.labeling.exchange import (
     videos_from_table,
     videos_to_table,
 )
+from reelscribe.pipeline.labeling.local import Clock
 from reelscribe.pipeline.labeling.stages import DecodeStage, Outcome, PredictStage, Video
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
 MAX_VIDEOS_PER_TASK = 32  # videos that one decoding task takes; their frames travel together
+_WAIT_S, _PREDICT_S = "wait_s", "predict_s"
 TASKS_PER_CPU = 4  # at least so many tasks for each CPU, so that a slow one does not hold up the end
 
 
@@ -59,7 +63,7 @@ def place(cpus: float, gpus: float) -> Placement:
 
 
 def label_on_ray(
-    videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, *, num_videos: int, address: str
+    videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, *, num_videos: int, address: str, clock: Clock
 ) -> Generator[Outcome]:
     """One outcome per video, in order of completion, from the cluster at ``address`` (empty starts one here).
 
@@ -96,8 +100,10 @@ def label_on_ray(
             )
         )
         try:
-            for table in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
-                yield from outcomes_from_table(cast("pa.Table", table))
+            for table in cast("Iterable[pa.Table]", dataset.iter_batches(batch_format="pyarrow", batch_size=None)):
+                clock.wait_s += pc.sum(table[_WAIT_S]).as_py() or 0.0
+                clock.predict_s += pc.sum(table[_PREDICT_S]).as_py() or 0.0
+                yield from outcomes_from_table(table)
         except RayError as error:
             raise ReelScribeError(
                 f"the Ray cluster gave up: {_in_short(str(error))}; what was committed stays, and the same command goes on from there"
@@ -131,10 +137,17 @@ class PredictActor:
                 (Path(folder) / name).write_bytes(data)
             self.stage = PredictStage(load_bundle(Path(folder)), **options)
             self.stage.setup()
+        self.free_since = time.monotonic()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """DECODED_SCHEMA to OUTCOME_SCHEMA."""
-        return outcomes_to_table(self.stage(decoded_from_table(table)))
+        """DECODED_SCHEMA to OUTCOME_SCHEMA, with each row's share of the time that this actor waited and worked."""
+        asked = time.monotonic()
+        outcomes = outcomes_to_table(self.stage(decoded_from_table(table)))
+        times = {_WAIT_S: asked - self.free_since, _PREDICT_S: time.monotonic() - asked}
+        for name, seconds in times.items():
+            outcomes = outcomes.append_column(name, pa.array([seconds / len(outcomes)] * len(outcomes), pa.float64()))
+        self.free_since = time.monotonic()
+        return outcomes
 
 
 def _in_short(trace: str) -> str:

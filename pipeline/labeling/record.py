@@ -41,10 +41,12 @@ class Session(_Part):
     videos: int = Field(default=0, description="rows that this session finished")
     seconds: float = Field(default=0.0, description="wall clock, from opening the output folder")
     first_outcome_s: float | None = Field(default=None, description="seconds until the first row")
-    predict_s: float | None = Field(default=None, description="seconds spent in the network; null on Ray")
-    wait_s: float | None = Field(default=None, description="seconds the network waited for decoding; null on Ray")
+    predict_s: float | None = Field(default=None, description="seconds spent in the network; on Ray of all its actors together")
+    wait_s: float | None = Field(default=None, description="seconds the network waited for decoding; on Ray of all its actors together")
     bound_by: Literal["decoding", "inference"] | None = Field(default=None, description="what kept the job from being faster")
     videos_per_s: float | None = None
+    video_s: float = Field(default=0.0, description="length of what this session labelled, seconds")
+    memory_mb: int | None = Field(default=None, description="the job's process and its decode workers at their largest; null on Ray")
 
 
 class Relabelling(_Part):
@@ -84,7 +86,8 @@ class JobRecord(_Part):
     def trace(self) -> Trace:
         """The columns that all labels of this job share."""
         names = ("model_name", "model_version", "model_alias", "run_id", "weights_digest")
-        return Trace(**{name: self.model[name] for name in names}, job_id=self.job_id)
+        config_digest = self.model["config_digest"] or None
+        return Trace(**{name: self.model[name] for name in names}, config_digest=config_digest, job_id=self.job_id)
 
 
 def new_job_id() -> str:

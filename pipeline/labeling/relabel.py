@@ -66,9 +66,10 @@ def relabel(
             names = {"scores": job.fingerprint["scores"], "runtime": job.fingerprint.get("runtime", "torch")}
             options = replace(options, windows=windows and Windows.model_validate(windows), **names)
             options = with_runtime(bundle, options, None)
-            with closing(outcomes_of(bundle, options, plan.videos_at(redo), redo.num_videos, Clock())) as outcomes:
+            clock = Clock()
+            with closing(outcomes_of(bundle, options, plan.videos_at(redo), redo.num_videos, clock)) as outcomes:
                 work.consume(outcomes, on_progress)
-            job = work.finish(None).model_copy(update={"model": job.model, "relabelled": [*job.relabelled, again]})
+            job = work.finish(clock).model_copy(update={"model": job.model, "relabelled": [*job.relabelled, again]})
             store.write_job(job)
         return work.summary(job)
 

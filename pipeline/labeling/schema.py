@@ -53,15 +53,17 @@ LABELS = _schema(
     "labels",
     [
         *_INPUT,
-        _field("label", pa.string(), "the most probable label; null for a model that gives none or several", nullable=True),
-        _field("confidence", pa.float64(), "probability of the label, after the model's temperature scaling, 0 to 1", nullable=True),
+        _field(
+            "label", pa.string(), "the most probable label, or the caption; null for a model that gives neither, or several", nullable=True
+        ),
+        _field("confidence", pa.float64(), "probability that the label is right, as the model was calibrated, 0 to 1", nullable=True),
         _field("accepted", pa.bool_(), "whether the confidence reaches the model's threshold; null for a model without one", nullable=True),
         _field(
             "labels", LABELS_TYPE, "task multi_label: labels with a probability of one half or more, most probable first", nullable=True
         ),
         _field("value", pa.float64(), "task value: the number", nullable=True),
         _field("segments", SEGMENTS_TYPE, "task dense: runs of frames with one label, seconds from the first frame", nullable=True),
-        _field("top_k", TOP_K_TYPE, "the most probable labels with their probabilities, most probable first", nullable=True),
+        _field("top_k", TOP_K_TYPE, "the most probable labels, or the best captions, with their probabilities, best first", nullable=True),
         _field("scores", SCORES_TYPE, "with --scores: the probability of each of the labels that job.json lists", nullable=True),
         _field("frame_index", pa.list_(pa.int64()), "frames that the model saw, as positions in presentation order from 0; views in a row"),
         _field("frame_time_s", pa.list_(pa.float64()), "presentation time of each of these frames, seconds"),
@@ -77,6 +79,9 @@ LABELS = _schema(
         _field("model_alias", pa.string(), "alias the model was asked for by, at that time; null without one", nullable=True),
         _field("run_id", pa.string(), "training run of the model; null where it is not known", nullable=True),
         _field("weights_digest", pa.string(), "SHA-256 of the model's weights file, hex"),
+        _field(
+            "config_digest", pa.string(), "SHA-256 of the config that the model was trained with, hex; null where unknown", nullable=True
+        ),
         _field("job_id", pa.string(), "the job, as in job.json"),
         _field("labelled_at", TIME_TYPE, "when the row was made"),
     ],
@@ -105,6 +110,7 @@ class Trace:
     model_alias: str | None
     run_id: str | None
     weights_digest: str
+    config_digest: str | None
     job_id: str
 
 

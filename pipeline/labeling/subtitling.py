@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,7 @@ def _by_file(out: str | Path) -> Iterator[list[dict[str, Any]]]:
 def _cues(rows: list[dict[str, Any]]) -> Iterator[Cue]:
     """What is shown when; windows that overlap follow each other, each until the next begins."""
     starts = sorted({row["start_s"] for row in rows if row["window"] is not None})
-    following = dict(zip(starts, starts[1:], strict=False))
+    following = dict(pairwise(starts))
     for row in rows:
         start_s = row["start_s"] or 0.0
         end_s = row["duration_s"] if row["end_s"] is None else row["end_s"]

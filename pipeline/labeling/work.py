@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from reelscribe.pipeline.labeling.local import BoundBy, Clock
+from reelscribe.pipeline.labeling.local import BoundBy, Clock, memory_mb
 from reelscribe.pipeline.labeling.record import Counts, Engine, JobRecord
-from reelscribe.pipeline.labeling.stages import Labelled, Outcome
+from reelscribe.pipeline.labeling.stages import Labelled, Outcome, Video
 from reelscribe.pipeline.labeling.store import Plan, Redo, ShardMark, ShardStore
 
 
@@ -24,6 +24,8 @@ class Progress:
     failed: int
     total: int
     seconds_left: float | None  # None until there is something to reckon from
+    rows_per_s: float | None = None  # of this session, labels and failures
+    video_s_per_s: float | None = None  # of this session: seconds of video labelled in a second; hours in an hour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class JobSummary:
     resumed: int  # rows that earlier sessions had committed
     seconds: float  # wall clock of this session
     first_outcome_s: float | None
+    video_s: float  # length of what this session labelled
     videos_per_s: float | None  # of this session, from opening the folder to the end; None where nothing was left to do
     bound_by: BoundBy | None
 
@@ -76,6 +79,7 @@ class Work:
         self.failed = sum(mark.failed for mark in marks.values()) - redo.failed
         self.total = job.counts.total - redo.rows + redo.num_videos
         self.finished = 0
+        self.video_s = 0.0
         self.first_outcome_s: float | None = None
 
     def consume(self, outcomes: Iterable[Outcome], on_progress: Callable[[Progress], None] | None) -> None:
@@ -95,7 +99,7 @@ class Work:
         if waiting:
             raise RuntimeError(f"the engine ended without the outcomes of {len(waiting)} shards")
 
-    def finish(self, clock: Clock | None) -> JobRecord:
+    def finish(self, clock: Clock) -> JobRecord:
         """The record of the finished job."""
         seconds = time.monotonic() - self.started
         update: dict[str, Any] = {
@@ -103,13 +107,14 @@ class Work:
             "videos": self.finished,
             "seconds": seconds,
             "first_outcome_s": self.first_outcome_s,
+            "video_s": self.video_s,
         }
         if self.finished:
-            update["videos_per_s"] = self.finished / seconds
-        if self.finished and clock is not None:
-            update |= {"predict_s": clock.predict_s, "wait_s": clock.wait_s}
+            update |= {"videos_per_s": self.finished / seconds, "predict_s": clock.predict_s, "wait_s": clock.wait_s}
             update["bound_by"] = clock.bound_by
         *earlier, session = self.job.sessions
+        if session.engine == "local":
+            update["memory_mb"] = memory_mb(session.decode.num_workers)
         return self.job.model_copy(
             update={
                 "state": "done",
@@ -123,13 +128,25 @@ class Work:
         if self.first_outcome_s is None:
             self.first_outcome_s = time.monotonic() - self.started
         self.finished += 1
-        self.failed += not isinstance(outcome.result, Labelled)
+        if isinstance(outcome.result, Labelled):
+            self.video_s += length_s(outcome.video, outcome.result)
+        else:
+            self.failed += 1
 
     def _progress(self) -> Progress:
         done = self.resumed + self.finished
         working = time.monotonic() - self.started - (self.first_outcome_s or 0.0)
-        left = (self.total - done) * working / (self.finished - 1) if self.finished > 1 else None
-        return Progress(done=done, failed=self.failed, total=self.total, seconds_left=left)
+        if self.finished < 2 or working <= 0:
+            return Progress(done=done, failed=self.failed, total=self.total, seconds_left=None)
+        rate = (self.finished - 1) / working  # the first waited for everything to start
+        return Progress(
+            done=done,
+            failed=self.failed,
+            total=self.total,
+            seconds_left=(self.total - done) / rate,
+            rows_per_s=rate,
+            video_s_per_s=self.video_s / self.finished * rate,
+        )
 
     def summary(self, job: JobRecord) -> JobSummary:
         """What to tell of the finished job."""
@@ -145,9 +162,16 @@ class Work:
             resumed=self.resumed,
             seconds=time.monotonic() - self.started,
             first_outcome_s=self.first_outcome_s,
+            video_s=self.video_s,
             videos_per_s=session.videos_per_s if self.finished else None,
             bound_by=session.bound_by if self.finished else None,
         )
+
+
+def length_s(video: Video, found: Labelled) -> float:
+    """Seconds of video that a label speaks of: a whole file, a clip or a window."""
+    end_s = found.duration_s if video.end_s is None else min(video.end_s, found.duration_s)
+    return max(0.0, end_s - (video.start_s or 0.0))
 
 
 def count(plan: Plan, marks: Iterable[ShardMark]) -> Counts:

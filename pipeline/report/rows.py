@@ -107,9 +107,9 @@ def _labels(row: Mapping[str, Any]) -> set[str]:
 
 def _read_shown(out: str | Path, at_most: float | None, max_videos: int) -> tuple[ShownVideo, ...]:
     """The least confident videos, of those not more confident than ``at_most``; without confidences the first ones."""
-    batches = batches(out, "labels", [*_SHOWN_COLUMNS, *_ANSWER_COLUMNS], None if at_most is None else pc.field("confidence") <= at_most)
+    found = batches(out, "labels", [*_SHOWN_COLUMNS, *_ANSWER_COLUMNS], None if at_most is None else pc.field("confidence") <= at_most)
     rows: list[dict[str, Any]] = []
-    for batch in batches:
+    for batch in found:
         rows += batch.to_pylist()
         if at_most is None and len(rows) >= max_videos:
             break

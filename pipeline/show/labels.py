@@ -27,7 +27,10 @@ def labelling(summary: JobSummary, *, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(summary), "report": report})
         return
-    speed = f", {summary.videos_per_s:.1f} videos/s, bound by {summary.bound_by}" if summary.videos_per_s and summary.bound_by else ""
+    speed = ""
+    if summary.videos_per_s and summary.bound_by:
+        rate = summary.video_s / summary.seconds  # hours in an hour
+        speed = f", {summary.videos_per_s:.1f} rows/s, {rate:.1f} h of video/h, bound by {summary.bound_by}"
     earlier = f" ({summary.resumed} of them by earlier runs)" if summary.resumed else ""
     say(f"{summary.labelled} labelled, {summary.failed} failed, of {summary.total}{earlier} in {summary.seconds:.1f} s{speed}")
     for failure, count in summary.failed_by_class.items():
@@ -46,7 +49,7 @@ def estimate(found: Estimate, *, as_json: bool) -> None:
     say(f"videos    {found.videos}, {_time(found.video_s)} of video")
     say(f"time      {_time(found.seconds)}, the first label after {found.startup_s:.0f} s; bound by {found.bound_by}")
     say(f"          {_time(found.with_a_second_machine_s)} with a second machine like this one (--engine ray)")
-    say(f"memory    {found.memory_mb} MB")
+    say(f"memory    {found.memory_mb} MB; {found.memory_limit_mb} MB if every decode worker takes all that --memory-mb allows")
 
 
 def _time(seconds: float) -> str:

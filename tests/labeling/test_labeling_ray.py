@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from labeling_model import Identity
+from labeling_model import LABELS, Identity
 
 from reelscribe.pipeline.bundle import ModelBundle
+from reelscribe.pipeline.config import DecodeConfig
+from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.labeling.job import JobOptions, run_job
 from reelscribe.pipeline.labeling.ray_launch import _in_short, place
 from reelscribe.pipeline.labeling.store import read_failures, read_job, read_labels
@@ -70,3 +72,23 @@ def test_ray_gives_the_rows_of_the_local_engine(bundle: ModelBundle, drawn: Path
     job = read_job(on_ray)
     assert job is not None
     assert [session.engine for session in job.sessions] == ["local", "ray"]
+    assert all(session.bound_by and session.predict_s and session.videos_per_s for session in job.sessions)
+    for out in (local, on_ray):
+        assert_what_evaluation_predicts(bundle, out, tmp_path / "labels.csv")
+
+
+def assert_what_evaluation_predicts(bundle: ModelBundle, out: Path, manifest: Path) -> None:
+    """The rows of a job are what ``reelscribe evaluate`` says of the same videos."""
+    from reelscribe.pipeline.training.scores.evaluation import evaluate_model
+
+    rows = read_labels(out).to_pylist()
+    lines = [f"{row['uri']},{row['video_id']},{LABELS[i % 2]}" for i, row in enumerate(rows)]
+    manifest.write_text("\n".join(["path,video_id,label", *lines]), encoding="utf-8")
+    settings = DecodeConfig(workers=1)
+    found = evaluate_model(
+        str(bundle.folder), str(manifest), split="", tracking="", device="cpu", decode=settings, shuffle_seed=None, progress=progress
+    ).labelled()
+    assert [row["video_id"] for row in rows] == list(found)
+    for row in rows:
+        prediction = found[row["video_id"]]
+        assert (row["label"], row["confidence"]) == (prediction.label, pytest.approx(prediction.confidence, abs=1e-6))

@@ -82,7 +82,9 @@ def test_a_prediction_leaves_subtitles_beside_the_video_and_never_over_a_file(
     def predict() -> None:
         video = str(folder / "long.mkv")
         settings = DecodeConfig(workers=1)
-        predict_videos(str(bundle.folder), [video], tracking="", device="cpu", decode=settings, windows=Windows.parse("2s"), subtitles="vtt")
+        predict_videos(
+            str(bundle.folder), [video], tracking="", device="cpu", decode=settings, windows=Windows.parse("2s"), subtitles="vtt"
+        )
 
     predict()
     assert played(folder / "long.vtt")[-1][1] == pytest.approx(7, abs=2e-3)
@@ -92,7 +94,11 @@ def test_a_prediction_leaves_subtitles_beside_the_video_and_never_over_a_file(
 
 
 @settings(deadline=None)  # the first draw of texts takes long
-@given(st.lists(st.text(max_size=20) | st.sampled_from(["../../a.mp4", "/a.mp4", "a.mkv", "s3://a/../b.mp4", "a", "..", "x" * 400]), unique=True))
+@given(
+    st.lists(
+        st.text(max_size=20) | st.sampled_from(["../../a.mp4", "/a.mp4", "a.mkv", "s3://a/../b.mp4", "a", "..", "x" * 400]), unique=True
+    )
+)
 def test_no_id_leads_out_of_the_folder_or_to_the_file_of_another(ids: list[str]) -> None:
     taken: set[str] = set()
     for video_id in ids:

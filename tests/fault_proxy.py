@@ -11,6 +11,8 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 from loopback import running
 
+BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
 
 @dataclass
 class FaultProxy:
@@ -21,6 +23,7 @@ class FaultProxy:
     stalls: float = 0  # so many connections more fall silent and stay open
     after_bytes: int = 0  # of an answer's connection, before it is cut or falls silent
     bytes_per_s: float = float("inf")  # of each connection
+    unavailable: bool = False  # every request is answered that the server is too busy
     faults: int = 0  # that took place
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -42,6 +45,11 @@ def between(server: str) -> Iterator[FaultProxy]:
 
     class Handler(BaseRequestHandler):
         def handle(self) -> None:
+            if state.unavailable:
+                state.faults += 1
+                self.request.recv(65536)
+                self.request.sendall(BUSY)
+                return
             with socket.create_connection((host, int(port))) as upstream:
                 asking = threading.Thread(target=pump, args=(self.request, upstream), daemon=True)
                 asking.start()
@@ -54,6 +62,8 @@ def between(server: str) -> Iterator[FaultProxy]:
         def answer(self, upstream: socket.socket) -> None:
             passed = 0
             while piece := upstream.recv(min(65536, max(1, int(min(state.bytes_per_s, 1e6) / 10)))):
+                if state.unavailable:  # a connection that was open before
+                    return
                 fault = state.take_fault() if passed + len(piece) > state.after_bytes else ""
                 if fault:
                     self.request.sendall(piece[: max(0, state.after_bytes - passed)])
