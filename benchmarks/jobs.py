@@ -2,11 +2,16 @@
 
     python benchmarks/jobs.py MODEL VIDEOS                          # a model as `reelscribe label` takes it, a folder; half an hour
     python benchmarks/jobs.py MODEL VIDEOS --kills 10 --sizes ""    # an empty text leaves a part out
+    python benchmarks/jobs.py MODEL VIDEOS --kills 12 --sizes "" --engine ray
+    python benchmarks/jobs.py MODEL VIDEOS --kills 0 --sizes "" --against-ray 2000
 
-1. ``--kills``: so many times SIGKILL, at moments and on victims (the job itself, or one of its decode workers) drawn from ``--seed``, over
-   one job, which is started again after each death; then its rows against those of a job that nobody disturbed.
+1. ``--kills``: so many times SIGKILL, at moments and on victims drawn from ``--seed`` (the job itself or one of its decode workers; with
+   ``--engine ray`` the job, which is Ray's driver, the raylet, or one of Ray's workers), over one job, which is started again after each
+   death; then its rows against those of a job that nobody disturbed.
 2. ``--sizes``: one job for each of these numbers of videos (the given ones under new names): peak memory of the job's process and of the
    largest decode worker, and how fast it was.
+3. ``--against-ray``: a job of so many videos on each engine, one after the other, from the first row to the last: Ray's share of the local
+   engine's speed, and whether their rows are equal.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -29,20 +35,21 @@ from machine import machine
 
 from reelscribe.pipeline.labeling.store import read_failures, read_job, read_labels
 
+END_S = 90.0  # for a job whose cluster was hit, to end
 CHANGING = ["job_id", "labelled_at"]
 
 
 def many(videos: Path, count: int, folder: Path) -> Path:
-    """``count`` files of a folder, under new names: links, so that they cost nothing."""
+    """``count`` files of a folder, under new names: hard links, so that they cost nothing."""
     folder.mkdir()
     originals = sorted(file.resolve() for file in videos.rglob("*") if file.is_file())
     for number, original in enumerate(islice(cycle(originals), count)):
-        (folder / f"{number:06}{original.suffix}").symlink_to(original)
+        (folder / f"{number:06}{original.suffix}").hardlink_to(original)
     return folder
 
 
-def start(model: str, videos: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "reelscribe", "label", model, str(videos), "--out", str(out)]
+def start(model: str, videos: Path, out: Path, engine: str = "local") -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "reelscribe", "label", model, str(videos), "--out", str(out), "--engine", engine]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -55,54 +62,115 @@ def workers(job: int) -> list[int]:
     """Process ids of a job's children."""
     found: set[int] = set()
     for children in Path(f"/proc/{job}/task").glob("*/children"):
-        found.update(map(int, children.read_text().split()))
+        with suppress(OSError):  # a thread that has ended meanwhile
+            found.update(map(int, children.read_text().split()))
     return sorted(found)
 
 
-def kill_at_random(model: str, videos: Path, scratch: Path, *, kills: int, seed: int) -> None:
+def victims_of(job: int, engine: str) -> dict[str, list[int]]:
+    """Process ids of what can be killed, by kind."""
+    if engine == "local":
+        return {"the job": [job], "a decode worker": workers(job)}
+    found: dict[str, list[int]] = {"the job": [job], "the raylet": [], "a Ray worker": []}
+    for process, _ in descendants(job):
+        name = command(process).partition(b"\0")[0].decode()
+        if name.startswith("ray::"):
+            found["a Ray worker"].append(process)
+        elif Path(name).name == "raylet":
+            found["the raylet"].append(process)
+    return found
+
+
+def descendants(process: int) -> list[tuple[int, str]]:
+    """Children of children, each with the time of its start, which tells it from a later process of the same number."""
+    below = [(child, born(child)) for child in workers(process)]
+    return below + [one for child, _ in below for one in descendants(child)]
+
+
+def born(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def end(job: subprocess.Popen[bytes], family: list[tuple[int, str]]) -> bool:
+    """Wait for a job that was hit, and take away what it leaves behind; returns whether it ended by itself."""
+    by_itself = True
+    try:
+        job.wait(END_S)
+    except subprocess.TimeoutExpired:
+        by_itself = False
+    for process, start_time in [*family, *descendants(job.pid)]:
+        if start_time and born(process) == start_time:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+    job.kill()
+    job.wait()
+    return by_itself
+
+
+def kill_at_random(model: str, videos: Path, scratch: Path, *, kills: int, seed: int, engine: str) -> None:
     started = time.monotonic()
-    assert start(model, videos, scratch / "quiet").wait() == 0
+    assert start(model, videos, scratch / "quiet", engine).wait() == 0
     quiet_s, quiet = time.monotonic() - started, rows(scratch / "quiet")
-    print(f"undisturbed: {len(quiet[0])} labels, {len(quiet[1])} failures in {quiet_s:.0f} s")
+    print(f"undisturbed, on {engine}: {len(quiet[0])} labels, {len(quiet[1])} failures in {quiet_s:.0f} s", flush=True)
     dice, victims, out = random.Random(seed), Counter[str](), scratch / "killed"
-    job, finished = start(model, videos, out), 0
+    job, finished, hung = start(model, videos, out, engine), 0, 0
     while victims.total() < kills:
         try:
-            assert job.wait(dice.uniform(0, quiet_s / 2)) == 0
+            assert job.wait(dice.uniform(0, 0.9 * quiet_s)) == 0
             finished += 1  # there is nothing left to kill: another folder
             assert rows(out) == quiet
             out = scratch / f"killed-{finished}"
         except subprocess.TimeoutExpired:
-            children = workers(job.pid)
-            if children and dice.random() < 0.5:
-                victims["a decode worker"] += 1
-                os.kill(dice.choice(children), signal.SIGKILL)
+            kinds = {kind: found for kind, found in victims_of(job.pid, engine).items() if found}
+            kind, family = dice.choice(sorted(kinds)), descendants(job.pid)
+            victims[kind] += 1
+            with suppress(ProcessLookupError):
+                os.kill(dice.choice(kinds[kind]), signal.SIGKILL)
+            print(f"{victims.total()}: {kind} after {time.monotonic() - started:.0f} s", flush=True)
+            if kind.startswith("a "):  # the job goes on without that worker
                 continue
-            victims["the job"] += 1
-            job.kill()
-            job.wait()
-        job = start(model, videos, out)
+            hung += not end(job, family)
+        job = start(model, videos, out, engine)
     assert job.wait() == 0
     lost, wrong = len(quiet[0]) + len(quiet[1]), rows(out) != quiet
     done = [row["video_id"] for table in rows(out) for row in table]
     sessions = len(getattr(read_job(out), "sessions", ()))
     print(f"{kills} kills (seed {seed}): {dict(victims)}; {finished} jobs got through in between, the last took {sessions} sessions")
+    print(f"jobs that did not end within {END_S:.0f} s of a kill: {hung}")
     print(f"rows lost: {lost - len(set(done))}, doubled: {len(done) - len(set(done))}, rows equal to the undisturbed job's: {not wrong}")
 
 
+def against_ray(model: str, videos: Path, scratch: Path) -> None:
+    speeds: dict[str, float] = {}
+    for engine in ("local", "ray"):
+        assert start(model, videos, scratch / engine, engine).wait() == 0
+        record = read_job(scratch / engine)
+        assert record is not None
+        session = record.sessions[-1]
+        working = session.seconds - (session.first_outcome_s or 0.0)
+        speeds[engine] = session.videos / working
+        print(f"{engine}: {session.seconds:.0f} s, the first row after {session.first_outcome_s:.0f} s, {speeds[engine]:.1f} rows/s since")
+    share, equal = speeds["ray"] / speeds["local"], rows(scratch / "ray") == rows(scratch / "local")
+    print(f"Ray has {share:.2f} of the local engine's speed; rows equal: {equal}")
+
+
 def grow(model: str, videos: Path, scratch: Path, sizes: list[int]) -> None:
-    print("| videos | peak memory, MiB | videos/s | bound by |\n|---|---|---|---|")
+    print("| videos | peak memory of the job, MiB | of its decode workers together, MiB | videos/s | bound by |\n|---|---|---|---|---|")
     for size in sizes:
         out = scratch / f"size-{size}"
         job = start(model, many(videos, size, scratch / f"videos-{size}"), out)
-        peak = 0
+        own = decoding = 0
         while job.poll() is None:
-            peak = max(peak, sum(resident_mib(process) for process in [job.pid, *workers(job.pid)]))
+            own = max(own, resident_mib(job.pid))
+            decoding = max(decoding, sum(resident_mib(process) for process in workers(job.pid) if command(process) != command(job.pid)))
             time.sleep(0.2)
         record = read_job(out)
         assert record is not None
         session = record.sessions[-1]
-        print(f"| {size} | {peak} | {session.videos_per_s or 0:.1f} | {session.bound_by} |", flush=True)
+        print(f"| {size} | {own} | {decoding} | {session.videos_per_s or 0:.1f} | {session.bound_by} |", flush=True)
 
 
 def resident_mib(process: int) -> int:
@@ -113,6 +181,14 @@ def resident_mib(process: int) -> int:
         return 0
 
 
+def command(process: int) -> bytes:
+    """What a process runs: of one that is just being started, still what its parent runs, whose memory it only seems to have."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -120,6 +196,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--killed-videos", type=int, default=1000, help="videos of the job that is killed")
     parser.add_argument("--sizes", default="500,2000,8000")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="of the job that is killed")
+    parser.add_argument("--against-ray", type=int, default=0, metavar="VIDEOS")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(machine("torch", "pyarrow"))
@@ -127,8 +205,10 @@ def main() -> None:
         scratch = Path(folder)
         if options.kills:
             videos = many(options.videos, options.killed_videos, scratch / "videos")
-            kill_at_random(options.model, videos, scratch, kills=options.kills, seed=options.seed)
+            kill_at_random(options.model, videos, scratch, kills=options.kills, seed=options.seed, engine=options.engine)
         grow(options.model, options.videos, scratch, [int(size) for size in options.sizes.split(",") if size])
+        if options.against_ray:
+            against_ray(options.model, many(options.videos, options.against_ray, scratch / "against"), scratch)
 
 
 if __name__ == "__main__":

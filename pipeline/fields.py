@@ -22,7 +22,7 @@ def text(value: Any, what: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"the {what} is {json.dumps(value, default=str)}, expected text")
     found = str(value)
-    if "\0" in found or any("\ud800" <= c <= "\udfff" for c in found):
+    if "\0" in found or not (found.isascii() or all(c < "\ud800" or c > "\udfff" for c in found)):
         raise ValueError(f"the {what} {found!r} holds a character that no file or table can hold")
     return found
 
@@ -34,6 +34,8 @@ def label(value: Any) -> str:
 
 def labels(value: Any) -> str:
     """Any number of labels, each once, between bars; a list (JSON Lines, Parquet) or a text with bars. None at all is an empty text."""
+    if value is None or value == "":  # a million rows of a labelling job have none
+        return ""
     if not isinstance(value, list):
         return SEPARATOR.join(dict.fromkeys(filter(None, (label(one) for one in text(value, "label").split(SEPARATOR)))))
     for one in value:

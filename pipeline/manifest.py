@@ -265,7 +265,7 @@ def _row(values: Mapping[str, Any], folder: Path, task: Task | None) -> dict[str
         "uri": video_uri(given, folder),
         "start_s": start,
         "end_s": end,
-        **{name: fields.text(values.get(name), name).strip() or None for name in ("group", "split", "fold")},
+        **{name: (fields.text(values[name], name).strip() or None) if name in values else None for name in ("group", "split", "fold")},
         **_said(values, task),
     }
 

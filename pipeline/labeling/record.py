@@ -86,7 +86,7 @@ class JobRecord(_Part):
     def trace(self) -> Trace:
         """The columns that all labels of this job share."""
         names = ("model_name", "model_version", "model_alias", "run_id", "weights_digest")
-        config_digest = self.model["config_digest"] or None
+        config_digest = self.model.get("config_digest") or None
         return Trace(**{name: self.model[name] for name in names}, config_digest=config_digest, job_id=self.job_id)
 
 

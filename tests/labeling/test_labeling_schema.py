@@ -13,7 +13,7 @@ from reelscribe.pipeline.errors import DecodeTimeoutError
 from reelscribe.pipeline.labeling.schema import FAILURES, LABELS, SCHEMA_VERSION, Trace, explain, failures_table, labels_table
 from reelscribe.pipeline.labeling.stages import Failed, Labelled, Outcome, Video
 
-TRACE = Trace(model_name="m", model_version=None, model_alias="champion", run_id=None, weights_digest="ab", job_id="j")
+TRACE = Trace(model_name="m", model_version=None, model_alias="champion", run_id=None, weights_digest="ab", config_digest=None, job_id="j")
 NOON = datetime(2026, 11, 22, 12, 0, 0, 250_000, tzinfo=UTC)
 
 
@@ -67,6 +67,7 @@ def test_a_label_becomes_one_row_with_all_it_rests_on() -> None:
             "model_alias": "champion",
             "run_id": None,
             "weights_digest": "ab",
+            "config_digest": None,
             "job_id": "j",
             "labelled_at": NOON,
         }

@@ -249,7 +249,7 @@ def test_a_folder_is_held_against_this_very_process_too(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_job_with_a_clear_word(tmp_path: Path) -> None:
     folder = LocalFolder(tmp_path)
     (tmp_path / TEMPORARY_FOLDER).mkdir(parents=True)
-    (tmp_path / TEMPORARY_FOLDER / "labels-part-00000.parquet").symlink_to("/dev/full")
+    (tmp_path / TEMPORARY_FOLDER / "part-00000.parquet").symlink_to("/dev/full")
     with pytest.raises(ReelScribeError, match=r"cannot write .*: No space left on device; what was committed stays") as caught:
         folder.put("labels/part-00000.parquet", b"x")
     assert caught.value.exit_status == 1
