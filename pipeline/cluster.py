@@ -39,7 +39,13 @@ def cluster(address: str) -> Iterator[None]:
         if not begun:
             with _without_stderr():
                 ray.init(**facts, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # one that does not start within Ray's 30 seconds is a bare Exception
+        if local:
+            raise ServiceUnavailableError(
+                f"Ray does not start on this machine: {error} Try again when it is less busy, or without Ray"
+            ) from error
+        if not isinstance(error, OSError | RuntimeError | ValueError):
+            raise
         raise ServiceUnavailableError(
             f"no Ray cluster answers at '{address}': {error}; start one (ray start --head), or leave cluster.address empty"
         ) from error
