@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from range_server import RangeServer, serve
 
+from range_server import RangeServer, serve
 from reelscribe.pipeline.errors import NetworkError, NotAVideoError, VideoError, VideoNotFoundError, VideoPermissionError
 from reelscribe.pipeline.sampling import KeyframeSampling, UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fault_proxy import FaultProxy, between
 from range_server import serve
-
 from reelscribe.pipeline.errors import DecodeTimeoutError, NetworkError
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.video.clip import ClipRequest, read_clip
