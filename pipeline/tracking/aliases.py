@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reelscribe.pipeline.errors import ModelError, PromotionError
-from reelscribe.pipeline.tracking.connection import model_errors
+from reelscribe.pipeline.tracking.connection import model_errors, refusals
 from reelscribe.pipeline.tracking.provenance import user_name
 from reelscribe.pipeline.tracking.versions import RegisteredModel, registered_model
 
@@ -106,9 +106,19 @@ def _move(
         if to is None:
             client.delete_registered_model_alias(model.name, alias)
         else:
-            client.set_registered_model_alias(model.name, alias, str(to))
+            _set(client, model.name, alias, to)
         client.set_registered_model_tag(model.name, key, json.dumps(record, ensure_ascii=False))
     return Promotion(name=model.name, alias=alias, before=before, after=to), key
+
+
+def _set(client: MlflowClient, name: str, alias: str, to: int) -> None:
+    """MLflow looks and inserts in two steps, so of two that make an alias at once one is refused; then it is there, and can be moved."""
+    try:
+        client.set_registered_model_alias(name, alias, str(to))
+    except refusals() as error:
+        if getattr(error, "error_code", "") != "BAD_REQUEST":  # as MLflow calls what a database refuses
+            raise
+        client.set_registered_model_alias(name, alias, str(to))
 
 
 def _shortened(why: str) -> str:
