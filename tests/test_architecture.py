@@ -42,7 +42,7 @@ LAYERS = (
 OWNERS = {
     "decord": ("pipeline/video/",),
     "cv2": ("pipeline/video/",),
-    "av": ("pipeline/video/",),
+    "av": ("pipeline/video/", "pipeline/runtimes/standalone.py"),
     "torchcodec": ("pipeline/video/",),
     "mlflow": ("pipeline/tracking/",),
     "ray": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -164,3 +165,21 @@ def job_status_(
     from reelscribe.pipeline.show import labels as show
 
     show.job_status(job_status(out), as_json=json)
+
+
+@app.command(epilog="Example: reelscribe export models:/gestures@champion --format onnx --out gestures-onnx/")
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="New folder for the model, what is said of it, and an example.")],
+    format: Annotated[Literal["onnx", "openvino", "torch"], typer.Option(help="What will run it.")] = "onnx",  # noqa: A002
+    tracking_uri: TrackingUri = "",
+    json: Json = False,
+) -> None:
+    """Write a model as a folder that runs without ReelScribe, with an example that was run."""
+    from reelscribe.pipeline.bundle import load_bundle
+    from reelscribe.pipeline.runtimes.export import export as write
+    from reelscribe.pipeline.show import labels as show
+    from reelscribe.pipeline.tracking.registry import fetch_model
+
+    found = fetch_model(model, uri=tracking_store(tracking_uri))
+    show.exported(write(load_bundle(found.folder), out, format), as_json=json)

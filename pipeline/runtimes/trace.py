@@ -72,8 +72,8 @@ def _clip(frames: Tensor) -> Tensor:
     return frames.permute(0, 3, 1, 2)[None]  # (K, H, W, 3) -> (1, K, 3, H, W)
 
 
-def trace(bundle: ModelBundle, folder: Path) -> None:
-    """Write the graph of a model into a new folder. Raises ModelError for a captioner."""
+def trace(bundle: ModelBundle, folder: Path, *, torchscript: bool = False) -> None:
+    """Write the graph of a model into a new folder, and as ``.pt`` for torch if asked for. Raises ModelError for a captioner."""
     spec = bundle.spec
     require_exportable(spec)
     network = bundle.build()
@@ -92,11 +92,11 @@ def trace(bundle: ModelBundle, folder: Path) -> None:
             _, *carried = chunk(*inputs.values())
             state = tuple(_names(network, inputs["frames"], inputs.get("gaps")))
             outputs = ["logits", *(f"after.{name}" for name in state)]
-            _export(chunk, inputs, outputs, folder / FIRST_FILE)
+            _export(chunk, inputs, outputs, folder / FIRST_FILE, torchscript=torchscript)
             before = {f"before.{name}": tensor for name, tensor in zip(state, carried, strict=True)}
-            _export(_Chunk(network, state), inputs | before, outputs, folder / NEXT_FILE)
+            _export(_Chunk(network, state), inputs | before, outputs, folder / NEXT_FILE, torchscript=torchscript)
         else:
-            _export(_Whole(network), inputs, ["logits"], folder / FIRST_FILE)
+            _export(_Whole(network), inputs, ["logits"], folder / FIRST_FILE, torchscript=torchscript)
         np.savez(folder / SAMPLE_FILE, frames=frames, gaps=gaps, logits=_truth(network, frames, gaps))
     graph = Graph(
         num_frames=count,
@@ -113,12 +113,20 @@ def trace(bundle: ModelBundle, folder: Path) -> None:
 def draw_sample(spec: BundleSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     """Clips whose light and patches move, from a seed: frames (clips, T, H, W, 3) and seconds between them (clips, T)."""
     draw = np.random.default_rng(0)
-    count, height, width = num_frames_at_once(spec), spec.transform.height, spec.transform.width
+    count = num_frames_at_once(spec)
     if in_chunks(spec):
         assert isinstance(spec.sampling, RateSampling)
         count = min(spec.sampling.max_frames, 2 * count + 3)  # a chunk that is not full, too
+    gaps = draw.uniform(0.05, 0.5, (_SAMPLE_CLIPS, count)).astype(np.float32)
+    gaps[:, 0] = 0
+    return draw_clips(draw, (_SAMPLE_CLIPS, count, spec.transform.height, spec.transform.width)), gaps
+
+
+def draw_clips(draw: np.random.Generator, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+    """Clips (clips, T, H, W, 3) whose light and patches move."""
+    _, count, height, width = shape
     y, x, t = np.mgrid[0:height, 0:width, 0:count]
-    clips = np.empty((_SAMPLE_CLIPS, count, height, width, 3), dtype=np.uint8)
+    clips = np.empty((*shape, 3), dtype=np.uint8)
     for clip in clips:
         waves = [
             np.sin(2 * np.pi * (draw.uniform(-3, 3) * y / height + draw.uniform(-3, 3) * x / width + draw.uniform(-2, 2) * t / count))
@@ -129,9 +137,7 @@ def draw_sample(spec: BundleSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np
         for channel, wave in enumerate(waves):  # (H, W, T) -> (T, H, W)
             light = np.where(patch, draw.uniform(0, 255), 128 + 90 * wave)
             clip[..., channel] = np.clip(light, 0, 255).transpose(2, 0, 1)
-    gaps = draw.uniform(0.05, 0.5, (_SAMPLE_CLIPS, count)).astype(np.float32)
-    gaps[:, 0] = 0
-    return clips, gaps
+    return clips
 
 
 def _truth(network: Recognizer, frames: npt.NDArray[np.uint8], gaps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -150,7 +156,10 @@ def _names(network: Recognizer, frames: Tensor, gaps: Tensor | None) -> list[str
     return list(walk(_clip(frames), None, None if gaps is None else gaps[None])[1].to_tensors())
 
 
-def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], file: Path) -> None:
+def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], file: Path, *, torchscript: bool) -> None:
+    if torchscript:
+        traced = torch.jit.trace(module.eval(), tuple(inputs.values()), check_trace=False)
+        torch.jit.save(traced, file.with_suffix(".pt"))
     torch.onnx.export(
         module.eval(),
         tuple(inputs.values()),
@@ -164,4 +173,4 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], fi
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    trace(load_bundle(Path(sys.argv[1])), Path(sys.argv[2]))
+    trace(load_bundle(Path(sys.argv[1])), Path(sys.argv[2]), torchscript="torchscript" in sys.argv[3:])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reelscribe.pipeline.labeling.predict import Answer
     from reelscribe.pipeline.labeling.status import JobStatus
     from reelscribe.pipeline.labeling.work import JobSummary
+    from reelscribe.pipeline.runtimes.export import Exported
 
 
 def labelling(summary: JobSummary, *, as_json: bool) -> None:
@@ -125,3 +126,12 @@ def _answer(answer: Answer) -> dict[str, Any]:
     if isinstance(answer.outcome, Prediction | LabelsPrediction):
         facts["top_k"] = [{"label": label, "confidence": confidence} for label, confidence in answer.outcome.top_k]
     return facts
+
+
+def exported(found: Exported, *, as_json: bool) -> None:
+    """A folder that was written."""
+    if as_json:
+        print_json({"folder": str(found.folder), "format": found.format, "files": list(found.files)})
+        return
+    say(f"{found.folder}: {', '.join(found.files)}")
+    say(f"label a video with it: python {found.folder / 'example.py'} VIDEO   (its example was run: equal)")
