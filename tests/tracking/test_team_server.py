@@ -28,13 +28,18 @@ import s3_server
 from conftest import tiny_spec
 from reelscribe.pipeline import cli
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle, save_bundle
-from reelscribe.pipeline.errors import ReelScribeError
+from reelscribe.pipeline.config import Config
+from reelscribe.pipeline.console import progress
+from reelscribe.pipeline.errors import ReelScribeError, TrackingLostError
+from reelscribe.pipeline.tracking import outbox
 from reelscribe.pipeline.tracking.lineage import lineage
 from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.query_evaluation import select
 from reelscribe.pipeline.tracking.query_language import parse_query
 from reelscribe.pipeline.tracking.registry import alias_history, fetch_model, list_models, register_model, show_model
 from reelscribe.pipeline.tracking.runs import RunTracker
+from reelscribe.pipeline.training.job import run_training
+from reelscribe.pipeline.training.progress import EpochMetrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # on a busy machine a server alone takes minutes to start
 
@@ -198,6 +203,48 @@ def test_a_run_is_deleted_under_readers(team: Team, sign_in: Callable[..., None]
         assert [answer.result(WAIT_S) for answer in answers] == [(1, 0.93)] * 6
     assert read(0) == (1, 0.93)
     assert lineage("models:/orphan@champion", uri=team.uri)[0].status == "gone"
+
+
+def test_the_server_is_killed_while_two_train(
+    team: Team,
+    sign_in: Callable[..., None],
+    bundle: ModelBundle,
+    tiny_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For one of them it is back before the end; the other ends without it."""
+    monkeypatch.setattr(outbox, "_LAST_WAIT_S", 0.0)
+    monkeypatch.setattr(outbox, "_PROBE_S", 0.8)
+    tracking = tiny_config.tracking.model_copy(update={"uri": team.uri})
+    config = tiny_config.model_copy(update={"name": "late", "output": str(tmp_path / "runs"), "tracking": tracking})
+    begun, back = str(tmp_path / "begun"), str(tmp_path / "back")
+    client = begin(team_clients.train_through_an_outage, team.uri, str(bundle.folder), begun, back)
+    team_clients.await_file(begun)
+
+    def report(epoch: EpochMetrics) -> None:
+        if epoch["epoch"] == config.training.epochs:
+            team.server.kill()
+
+    with pytest.raises(TrackingLostError, match=r"the training is done and its model is kept in .*/model.*the same command registers it"):
+        run_training(config, progress=progress, report=report)
+    team.server.start()
+    Path(back).touch()
+    assert end(client) == [0]
+    late = run_training(config, progress=progress)
+    assert late.version is not None
+    assert (late.version.version, late.version.aliases) == (1, ("champion",))
+    run = MlflowClient(tracking_uri=team.uri).get_run(late.run_id)
+    assert (run.info.status, run.data.tags["reelscribe.checkpoints"]) == ("FINISHED", f"{tmp_path}/runs/late/{late.run_id}/checkpoints")
+    assert [point.step for point in MlflowClient(tracking_uri=team.uri).get_metric_history(late.run_id, "val_loss")] == [1, 2, 3]
+
+    (run,) = MlflowClient(tracking_uri=team.uri).search_runs(
+        [MlflowClient(tracking_uri=team.uri).get_experiment_by_name("outage").experiment_id], max_results=10
+    )
+    history = MlflowClient(tracking_uri=team.uri).get_metric_history(run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(epoch, float(epoch)) for epoch in range(6)]
+    assert run.info.status == "FINISHED"
+    assert fetch_model("models:/outage@champion", uri=team.uri).version == "1"
 
 
 def test_a_client_is_killed_while_it_registers_or_promotes(
