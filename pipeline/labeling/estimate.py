@@ -55,7 +55,7 @@ def estimate(bundle: ModelBundle, table: pa.Table, options: JobOptions) -> Estim
         warm = list(_warmed_up(sample[:_WARM_UP], decode, predict))
         ready, clock = time.monotonic(), Clock()
         timed = list(_in_time(sample[_WARM_UP:] or sample, decode, predict, clock))
-        seconds = time.monotonic() - ready
+        seconds, taken_mb = time.monotonic() - ready, memory_mb()
     finally:
         decode.teardown()
     outcomes = {o.video.position: o for o in sorted([*warm, *timed], key=lambda o: isinstance(o.result, Labelled))}  # a label, if any
@@ -64,7 +64,6 @@ def estimate(bundle: ModelBundle, table: pa.Table, options: JobOptions) -> Estim
     windows = {o.video.position: o.video.num_windows for o in timed}
     rows_per_video = sum(windows.values()) / max(1, len(windows))
     startup_s, rest_s = ready - started, seconds / max(1, len(timed)) * rows_per_video * table.num_rows
-    taken_mb = memory_mb(decode.workers)
     return Estimate(
         videos=table.num_rows,
         sampled=len(outcomes),

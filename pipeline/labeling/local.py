@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 from reelscribe.pipeline.labeling.stages import DecodeStage, Outcome, PredictStage, Video
@@ -22,6 +25,7 @@ class Clock:
 
     predict_s: float = 0.0
     wait_s: float = 0.0
+    memory_mb: int | None = None  # at the end; None on Ray
 
     @property
     def bound_by(self) -> BoundBy:
@@ -29,11 +33,16 @@ class Clock:
         return "decoding" if self.wait_s > self.predict_s else "inference"
 
 
-def memory_mb(workers: int) -> int:
-    """What this process and so many decode workers have taken at their largest; of workers, those that have ended count."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    own, worker = (resource.getrusage(who).ru_maxrss * unit // 10**6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own + workers * worker
+def memory_mb() -> int:
+    """What this process and the decode workers that it has now have taken at their largest; without the workers where there is no /proc."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)  # bytes there
+    for children in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread or a worker that has just ended
+            for child in children.read_text().split():
+                # Not RUSAGE_CHILDREN: Linux counts there what the parent had when it started the child.
+                found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{child}/status").read_text())
+                kib += int(found[1]) if found else 0
+    return kib * 1024 // 10**6
 
 
 def label_locally(videos: Iterable[Video], decode: DecodeStage, predict: PredictStage, clock: Clock) -> Generator[Outcome]:
@@ -46,6 +55,7 @@ def label_locally(videos: Iterable[Video], decode: DecodeStage, predict: Predict
     decode.setup()
     try:
         yield from run_stages(videos, decode, predict, clock)
+        clock.memory_mb = memory_mb()
     finally:
         decode.teardown()
 

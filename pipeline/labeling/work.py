@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from reelscribe.pipeline.labeling.local import BoundBy, Clock, memory_mb
+from reelscribe.pipeline.labeling.local import BoundBy, Clock
 from reelscribe.pipeline.labeling.record import Counts, Engine, JobRecord
 from reelscribe.pipeline.labeling.stages import Labelled, Outcome, Video
 from reelscribe.pipeline.labeling.store import Plan, Redo, ShardMark, ShardStore
@@ -113,8 +113,7 @@ class Work:
             update |= {"videos_per_s": self.finished / seconds, "predict_s": clock.predict_s, "wait_s": clock.wait_s}
             update["bound_by"] = clock.bound_by
         *earlier, session = self.job.sessions
-        if session.engine == "local":
-            update["memory_mb"] = memory_mb(session.decode.num_workers)
+        update["memory_mb"] = clock.memory_mb
         return self.job.model_copy(
             update={
                 "state": "done",
