@@ -187,9 +187,10 @@ class Backbone(nn.Module):
 
     def set_shard(self, offset: int, total: int) -> None:
         """This process holds the sequences from ``offset`` on of a batch of ``total``: draw dropout for the whole batch."""
-        for module in self.modules():
-            if isinstance(module, SequenceDropout):
-                module.shard = (offset, total)
+        for part in self.children():
+            for module in part.modules() if part is not self.encoder else ():  # the encoder has many modules, and none of these
+                if isinstance(module, SequenceDropout):
+                    module.shard = (offset, total)
 
     def _continue(self, grid: Tensor, state: RecognizerState | None, gaps: Tensor | None) -> tuple[Seen, RecognizerState]:
         """Grid of the next frames of running clips -> what is known of them, and what is carried."""

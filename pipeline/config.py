@@ -97,6 +97,11 @@ class AugmentationConfig(_Section):
     )
 
     @property
+    def changes_time(self) -> bool:
+        """Whether an epoch sees other frames of a stored view than all of them in their order."""
+        return self.time_crop < 1 or bool(self.speed or self.time_warp or self.frame_dropout)
+
+    @property
     def of_pixels(self) -> dict[str, Any]:
         """The settings that a stored view depends on, beside its number and its seed."""
         return self.model_dump(include={"horizontal_flip", "crop_scale", "brightness", "contrast", "saturation", "hue", "erasing"})
@@ -261,14 +266,20 @@ class TrackingConfig(_Section):
 class ClusterConfig(_Section):
     """Ray."""
 
-    address: str = Field(default="", description="local, auto or HOST:PORT; empty needs no Ray for one worker")
+    address: str = Field(
+        default="", description="local, auto or HOST:PORT; empty needs no Ray for one worker; from elsewhere, reelscribe submit"
+    )
 
     @field_validator("address")
     @classmethod
     def _no_client(cls, value: str) -> str:
-        """Ray's client protocol carries neither Ray Train's nor Ray Data's work well."""
+        """Ray Train does not run through Ray's client; its Jobs API serves the same end, and lives on when the connection is lost."""
         if value.startswith("ray://"):
-            raise ValueError("ray:// is not supported; run on a node of the cluster with cluster.address=auto")
+            host = value.removeprefix("ray://").rpartition(":")[0] or value.removeprefix("ray://")
+            raise ValueError(
+                "Ray Train does not work through ray://; hand the same command to the cluster, with its paths and without cluster.address: "
+                f"reelscribe submit --address http://{host}:8265 -- train ..."
+            )
         return value
 
 
