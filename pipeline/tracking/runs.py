@@ -33,7 +33,7 @@ class RunTracker:
 
     The run ends FINISHED; FAILED with the error as a tag when an exception leaves the block; KILLED on an interrupt. With
     ``parent_run_id`` it is a child run (a fold, a seed, a trial); with ``run_id`` it is that run, gone on with. ``on_begin`` is told the
-    id of a new run at once, so that a process that is killed a moment later leaves a run that can be found.
+    id before anything is logged, so that a process that is killed a moment later leaves a run that can be found.
     Nothing global of MLflow is touched, so several may be open.
     The store has to answer when the run begins. What is logged while it is away waits on disk, in order (``outbox``); a method raises
     TrackingLostError only when too much waits.
@@ -66,6 +66,8 @@ class RunTracker:
     def __enter__(self) -> Self:
         client = connect(self.uri, create=True)
         if self._run_id:
+            if self._on_begin:
+                self._on_begin(self._run_id)
             with model_errors(self.uri, f"run '{self._run_id}'"):
                 deliver_leftovers(client, self.uri)
                 client.update_run(self._run_id, status="RUNNING")

@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,13 @@ def run_training(
     if run_id:
         where = f"in epoch {found.epoch}, after step {found.step}" if found else "from its beginning"
         note(f"going on with run {run_id} {where}" + ("" if resume else " (--fresh starts anew)"))
-    tracking = config.tracking
+    tracking, lock = config.tracking, ExitStack()
+
+    def begin(run_id: str) -> None:
+        lock.enter_context(held(output / config.name / run_id))
+        if not parent_run_id:
+            launch.begin(output / config.name / run_id)
+
     run = RunTracker(
         uri=uri,
         experiment=tracking.experiment,
@@ -116,9 +123,9 @@ def run_training(
         seed=config.seed,
         parent_run_id=parent_run_id,
         run_id=run_id,
-        on_begin=lambda run_id: None if parent_run_id else launch.begin(output / config.name / run_id),
+        on_begin=begin,
     )
-    with ready(config), run, held(folder := output / config.name / run.run_id), chatter_in(folder / LOG_FILE):
+    with lock, ready(config), run, chatter_in((folder := output / config.name / run.run_id) / LOG_FILE):
         if not found:
             log_recipe(run, config, data_digest, table.num_rows)
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
