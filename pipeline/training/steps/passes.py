@@ -125,7 +125,9 @@ class Passes:
             wanted = targets[:, chunk.frames] if loss_of.per_frame else targets
             parts = batch.inputs[:, chunk.frames], chunk.lengths, batch.gaps[:, chunk.frames], chunk.weights
             inputs, lengths, gaps, weights = (tensor.to(self.device) for tensor in parts)
-            torch.default_generator.manual_seed(seed)  # all that draws; torch.manual_seed also keeps a trace for each GPU that it awaits
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also keeps a trace for each GPU that it awaits
+            if self.device.type == "cuda":  # stochastic depth of an encoder that learns; our own dropout draws on the CPU
+                torch.cuda.manual_seed(seed)
             with self._averaging(last and chunk is plan[-1]):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
                     logits, state = self.network(inputs, lengths, gaps, state, carry=len(plan) > 1, **self._heard(targets))
