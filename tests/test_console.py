@@ -21,4 +21,4 @@ def test_what_an_earlier_run_did_says_nothing_of_the_time_left(
         for done in range(first, first + 20):
             now += 1
             advance(done, 100, "epoch 1")
-    assert capsys.readouterr().out.splitlines()[-1] == f"training: {first + 19} of 100, about {left} left epoch 1"
+    assert capsys.readouterr().out.splitlines()[-1] == f"training: {first + 19} of 100, about {left} left, epoch 1"

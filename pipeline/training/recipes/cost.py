@@ -44,9 +44,9 @@ class _Given(nn.Module):
         super().__init__()
         self.grid = grid
 
-    def forward(self, frames: Tensor) -> Tensor:  # noqa: ARG002
-        """Frames (N, 3, H, W) -> the grid, whatever they show."""
-        return self.grid
+    def clips(self, frames: Tensor, carried: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: ARG002
+        """Frames (B, T, 3, H, W) -> the grid for each, whatever they show."""
+        return self.grid.expand(*frames.shape[:2], -1, -1, -1), ()
 
 
 def measure(model: Recognizer, *, frame_size: tuple[int, int], batch_size: int, num_frames: int, device: torch.device) -> Cost:
