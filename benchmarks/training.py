@@ -6,11 +6,16 @@
 Cached: stored features of 16 frames, as a frozen encoder gives them, through a GRU; ours with checkpoints, the loop of PyTorch's tutorial
 (Dataset, DataLoader, AdamW) without. Decode-bound: drawn H.264 clips and a small network; the plain loop decodes each clip by decord in
 every epoch, ours decodes on all cores and stores. Contenders take turns, each turn gives a ratio, and the median of the turns counts.
+
+    python benchmarks/training.py --curves curves.png  # a minute: the losses of 1, 2 and 4 workers, and of a training that is interrupted
+
+Each interruption comes between two checkpoints, and another number of workers goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import socket
 import statistics
 import tempfile
@@ -36,7 +41,7 @@ from reelscribe.pipeline.manifest import read_manifest
 from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import ClipSet, TrainingData, prepare
 from reelscribe.pipeline.training.loop import Trainer, World
-from reelscribe.pipeline.training.progress import Trained
+from reelscribe.pipeline.training.progress import EpochMetrics, Trained
 from reelscribe.pipeline.training.recipes.splits import split_rows
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
@@ -80,6 +85,12 @@ def stored_features(folder: Path, clips: int) -> TrainingData:
     return TrainingData(labels=labels, train=clip_set("train", clips), val=clip_set("val", 1), failures=())
 
 
+def answers(network: ArrayNetwork, inputs: Tensor) -> Tensor:
+    """Of clips that are all as long as each other, at times that do not matter."""
+    logits: Tensor = network(inputs, torch.full((len(inputs),), inputs.shape[1]), torch.zeros(inputs.shape[:2]))[0]
+    return logits
+
+
 def plain_loop(model: Recognizer, train: Dataset[tuple[Tensor, int]], val: Dataset[tuple[Tensor, int]], epochs: int) -> Taken:
     """The loop that everybody writes."""
     loop = ArrayNetwork(model)
@@ -89,7 +100,7 @@ def plain_loop(model: Recognizer, train: Dataset[tuple[Tensor, int]], val: Datas
     for _ in range(epochs):
         loop.train()
         for inputs, targets in DataLoader(train, batch_size=BATCH, shuffle=True):
-            logits, _ = loop(inputs, torch.full((len(inputs),), inputs.shape[1]))
+            logits = answers(loop, inputs)
             optimizer.zero_grad()
             nn.functional.cross_entropy(logits, targets).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -97,7 +108,7 @@ def plain_loop(model: Recognizer, train: Dataset[tuple[Tensor, int]], val: Datas
         loop.eval()
         with torch.no_grad():
             for inputs, _ in DataLoader(val, batch_size=1):
-                loop(inputs, torch.full((len(inputs),), inputs.shape[1]))
+                answers(loop, inputs)
     return since(begin)
 
 
@@ -128,9 +139,16 @@ class VideoClips(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(frames).permute(0, 3, 1, 2), target
 
 
-def ours(data: TrainingData, model: Recognizer, epochs: int, folder: Path | None = None, **keywords: Any) -> tuple[Trained, Taken]:
+def ours(
+    data: TrainingData,
+    model: Recognizer,
+    epochs: int,
+    folder: Path | None = None,
+    settings: CheckpointConfig | None = None,
+    **keywords: Any,
+) -> tuple[Trained, Taken]:
     """What the loop leaves, and what it took, checkpoints included."""
-    kept = Checkpoints(root=str(folder), config=CheckpointConfig(), recipe={}, data_digest="") if folder else None
+    kept = Checkpoints(root=str(folder), config=settings or CheckpointConfig(), recipe={}, data_digest="") if folder else None
     config = TRAINING.model_copy(update={"epochs": epochs})
     trainer = Trainer(model, config, data, seed=0, device=torch.device("cpu"), checkpoints=kept, **keywords)
     begin = now()
@@ -181,31 +199,76 @@ def decode_bound(folder: Path, clips: int, turns: int) -> None:
         show(f"decode-bound, {epochs} epoch(s)", epochs * len(train), rows)
 
 
-def _one_of_two(rank: int, port: int, data: TrainingData, out: str) -> None:
+def _one_of_many(rank: int, size: int, port: int, data: TrainingData, out: str, keywords: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     wrap = partial(nn.parallel.DistributedDataParallel, find_unused_parameters=True)
-    trained, taken = ours(data, network(), TRAINING.epochs, world=World(rank, 2), wrap=wrap)
+    trained, taken = ours(data, network(), world=World(rank, size), wrap=wrap, **keywords)
     if rank == 0:
         torch.save((tuple(taken), trained.history), out)
     torch.distributed.destroy_process_group()
+
+
+def spread(data: TrainingData, size: int, out: Path, **keywords: Any) -> tuple[list[EpochMetrics], Taken]:
+    """The history, and what the first of ``size`` processes took, without their start."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_one_of_many, (size, port, data, str(out), keywords), nprocs=size)
+    taken, history = torch.load(out, weights_only=True)
+    return history, Taken(*taken)
 
 
 def workers(data: TrainingData, turns: int, folder: Path) -> None:
     """Two processes of one thread each against one; without the start of the processes."""
     rows = []
     for turn in range(turns):
-        alone, taken = ours(data, network(), TRAINING.epochs)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        out = folder / f"two-{turn}.pt"
-        torch.multiprocessing.spawn(_one_of_two, (port, data, str(out)), nprocs=2)
-        two, history = torch.load(out, weights_only=True)
-        rows.append({"1 worker": taken, "2 workers": Taken(*two)})
+        _, taken = ours(data, network(), TRAINING.epochs)
+        rows.append({"1 worker": taken, "2 workers": spread(data, 2, folder / f"two-{turn}.pt", epochs=TRAINING.epochs)[1]})
     show("cached features, processes of one thread", TRAINING.epochs * len(data.train), rows)
-    losses = [abs(a[name] - b[name]) for a, b in zip(alone.history, history, strict=True) for name in ("train_loss", "val_loss")]
-    print(f"largest difference of a loss between 1 and 2 workers: {max(losses):.2g}\n")
+
+
+class CutError(Exception):
+    """Instead of a kill."""
+
+
+def interrupted(data: TrainingData, epochs: int, folder: Path) -> list[EpochMetrics]:
+    """Stopped twice inside epochs, two steps after a checkpoint; one process, then two, then one."""
+    settings = CheckpointConfig(every_steps=3)
+    for steps in (8, 20):
+
+        def cut(done: int, last: int = steps) -> None:
+            if done == last:
+                raise CutError
+
+        with contextlib.suppress(CutError):
+            ours(data, network(), epochs, folder, settings=settings, on_step=cut)
+        if steps == 8:
+            spread(data, 2, folder / "two.pt", epochs=4, folder=folder, settings=settings)
+    return ours(data, network(), epochs, folder, settings=settings)[0].history
+
+
+def curves(folder: Path, picture: Path) -> None:
+    """Losses side by side, the largest difference from one worker, and a picture."""
+    import matplotlib.pyplot as plt
+
+    data, epochs = stored_features(folder, 35), 8  # an uneven last batch
+    histories = {"1 worker": ours(data, network(), epochs)[0].history}
+    for size in (2, 4):
+        histories[f"{size} workers"] = spread(data, size, folder / f"{size}.pt", epochs=epochs)[0]
+    histories["interrupted"] = interrupted(data, epochs, folder / "cut")
+    first = histories["1 worker"]
+    figure, (losses, differences) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    print("| | largest difference of a training loss | of a validation loss |\n|---|---|---|")
+    for name, history in histories.items():
+        gaps = {key: [abs(a[key] - b[key]) for a, b in zip(first, history, strict=True)] for key in ("train_loss", "val_loss")}
+        print(f"| {name} | {max(gaps['train_loss']):.2g} | {max(gaps['val_loss']):.2g} |")
+        losses.plot([one["epoch"] for one in history], [one["train_loss"] for one in history], label=name, alpha=0.6)
+        differences.plot([one["epoch"] for one in history], gaps["train_loss"], label=name)
+    losses.set(xlabel="epoch", ylabel="training loss")
+    differences.set(xlabel="epoch", ylabel="difference from 1 worker")
+    losses.legend()
+    figure.savefig(picture, dpi=110)
 
 
 def show(what: str, clips: int, rows: list[dict[str, Taken]]) -> None:
@@ -220,11 +283,14 @@ def show(what: str, clips: int, rows: list[dict[str, Taken]]) -> None:
     print(flush=True)
 
 
-def main(clips: int, turns: int) -> None:
+def main(clips: int, turns: int, picture: Path | None) -> None:
     torch.set_num_threads(1)
     print(f"{machine('torch', 'decord')}; {clips} clips, median of {turns} turns, one thread a process\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if picture:
+            curves(folder, picture)
+            return
         data = stored_features(folder, clips)
         cached(data, turns, folder)
         workers(data, turns, folder)
@@ -233,7 +299,8 @@ def main(clips: int, turns: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=128)
+    parser.add_argument("--curves", type=Path, metavar="PICTURE.png")
+    parser.add_argument("--clips", type=int, default=192)
     parser.add_argument("--turns", type=int, default=5)
     chosen = parser.parse_args()
-    main(chosen.clips, chosen.turns)
+    main(chosen.clips, chosen.turns, chosen.curves)

@@ -171,9 +171,10 @@ class Backbone(nn.Module):
 
     def set_shard(self, offset: int, total: int) -> None:
         """This process holds the sequences from ``offset`` on of a batch of ``total``: draw dropout for the whole batch."""
-        for module in self.modules():
-            if isinstance(module, SequenceDropout):
-                module.shard = (offset, total)
+        for part in self.children():
+            for module in part.modules() if part is not self.encoder else ():  # the encoder has many modules, and none of these
+                if isinstance(module, SequenceDropout):
+                    module.shard = (offset, total)
 
     def _last(self, frames: Tensor) -> tuple[Tensor, ...]:
         """What the next frames (B, T, 3, H, W) are compared with."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"  # where a Ray head puts its dashboard, and with it the Jobs API
+_AGENT_WAIT_S = 60.0  # for the agent of a head that has just started; a call waits for some seconds itself
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
@@ -41,8 +44,18 @@ def submit(arguments: Sequence[str], *, address: str) -> Job:
     if not arguments:
         raise UsageError("nothing to submit; e.g. reelscribe submit -- train gestures data.manifest=/videos/labels.csv training.workers=4")
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    job_id = f"reelscribe-{uuid.uuid4().hex[:12]}"  # chosen here, so that asking again starts nothing twice
     with _client(address) as client:
-        job_id = client.submit_job(entrypoint=shlex.join(["reelscribe", *arguments]), runtime_env={"env_vars": environment})
+        deadline = time.monotonic() + _AGENT_WAIT_S
+        while True:
+            try:
+                client.submit_job(
+                    entrypoint=shlex.join(["reelscribe", *arguments]), submission_id=job_id, runtime_env={"env_vars": environment}
+                )
+                break
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
     return find(job_id, address=address)
 
 

@@ -96,6 +96,11 @@ class AugmentationConfig(_Section):
     )
 
     @property
+    def changes_time(self) -> bool:
+        """Whether an epoch sees other frames of a stored view than all of them in their order."""
+        return self.time_crop < 1 or bool(self.speed or self.time_warp or self.frame_dropout)
+
+    @property
     def of_pixels(self) -> dict[str, Any]:
         """The settings that a stored view depends on, beside its number and its seed."""
         return self.model_dump(include={"horizontal_flip", "crop_scale", "brightness", "contrast", "saturation", "hue", "erasing"})
@@ -180,6 +185,9 @@ class TrainingConfig(_Section):
     gradient_health_every: int = Field(default=0, ge=0, description="epochs between two looks at the gradients; 0 never looks")
     checkpoint: CheckpointConfig = CheckpointConfig()
     workers: int = Field(default=1, ge=1, description="more than one trains on Ray")
+    min_workers: int = Field(
+        default=0, ge=0, description="with so many Ray begins, or goes on where a node is gone; 0 waits for all; the numbers stay the same"
+    )
     gpus_per_worker: float = Field(default=0.0, ge=0, description="on Ray")
     max_restarts: int = Field(
         default=10, ge=0, description="times that Ray starts all workers again, from the newest checkpoint, as one died"
@@ -191,6 +199,8 @@ class TrainingConfig(_Section):
     @model_validator(mode="after")
     def _nothing_in_vain(self) -> Self:
         """Settings that would undo each other, or do nothing."""
+        if self.min_workers > self.workers:
+            raise ValueError(f"min_workers={self.min_workers} is more than workers={self.workers}")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate={self.accumulate} is more parts than batch_size={self.batch_size} has clips")
         if self.self_critical_epochs >= self.epochs:
@@ -255,14 +265,20 @@ class TrackingConfig(_Section):
 class ClusterConfig(_Section):
     """Ray."""
 
-    address: str = Field(default="", description="local, auto or HOST:PORT; empty needs no Ray for one worker")
+    address: str = Field(
+        default="", description="local, auto or HOST:PORT; empty needs no Ray for one worker; from elsewhere, reelscribe submit"
+    )
 
     @field_validator("address")
     @classmethod
     def _no_client(cls, value: str) -> str:
-        """Ray's client protocol carries neither Ray Train's nor Ray Data's work well."""
+        """Ray Train does not run through Ray's client; its Jobs API serves the same end, and lives on when the connection is lost."""
         if value.startswith("ray://"):
-            raise ValueError("ray:// is not supported; run on a node of the cluster with cluster.address=auto")
+            host = value.removeprefix("ray://").rpartition(":")[0] or value.removeprefix("ray://")
+            raise ValueError(
+                "Ray Train does not work through ray://; hand the same command to the cluster, with its paths and without cluster.address: "
+                f"reelscribe submit --address http://{host}:8265 -- train ..."
+            )
         return value
 
 
@@ -331,7 +347,7 @@ class Config(_Section):
     @property
     def recipe(self) -> dict[str, Any]:
         """What decides the numbers of a training and the name of the result, not where it runs and what it keeps."""
-        placement = {"workers", "gpus_per_worker", "max_restarts", "device", "checkpoint"}
+        placement = {"workers", "min_workers", "gpus_per_worker", "max_restarts", "device", "checkpoint"}
         return self.model_dump(
             mode="json", exclude={"output": True, "tracking": True, "cluster": True, "decode": True, "search": True, "training": placement}
         )

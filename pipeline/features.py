@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,25 @@ class ArrayRequest:
     recipe: tuple[str, ...]  # e.g. the encoder's digest and the augmentation with its seed
 
 
+Compute = Callable[[Clip, ArrayRequest], AnyArray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """An array, and the digest of the file whose bytes were decoded for it."""
+
+    digest: str
+    array: AnyArray
+
+
+class Spread(ABC):
+    """Decodes and computes elsewhere, as on the nodes of a cluster."""
+
+    @abstractmethod
+    def arrays(self, requests: Iterable[ArrayRequest], compute: Compute) -> Iterator[tuple[ArrayRequest, Computed | VideoError]]:
+        """What each request gives, in order of completion. ``compute`` goes where the clips are, so it must travel."""
+
+
 class FeatureCache:
     """A folder of ``.npy`` files named by digest; many processes may fill it at once.
 
@@ -59,21 +80,31 @@ class FeatureCache:
 
     def save(self, key: str, array: AnyArray) -> None:
         """Store an array; readers see it whole or not at all."""
+        with self._new(key) as temporary:
+            np.save(temporary, array)
+
+    def save_bytes(self, key: str, content: bytes) -> None:
+        """Store what another cache has in the file of this key."""
+        with self._new(key) as temporary:
+            temporary.write_bytes(content)
+
+    @contextmanager
+    def _new(self, key: str) -> Iterator[Path]:
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}.{os.getpid()}.npy")
-        np.save(temporary, array)
+        yield temporary
         temporary.rename(path)
 
     def fill(
         self,
         requests: Iterable[ArrayRequest],
         *,
-        pool: DecodePool,
-        compute: Callable[[Clip, ArrayRequest], AnyArray],
+        pool: DecodePool | Spread,
+        compute: Compute,
     ) -> Iterator[tuple[ArrayRequest, Path | VideoError]]:
         """Have every array, decoding only for those that are missing; yields each request once, in order of completion."""
-        missing: list[tuple[ArrayRequest, ClipRequest]] = []
+        missing: list[ArrayRequest] = []
         for request in requests:
             content = self.digest(request.clip.uri)
             if isinstance(content, VideoError):
@@ -83,14 +114,23 @@ class FeatureCache:
             if self.path(key).exists():
                 yield request, self.path(key)
             else:
-                missing.append((request, request.clip))
-        for request, clip in pool.map(missing):
-            if isinstance(clip, VideoError):
-                yield request, clip
+                missing.append(request)
+        arrays = pool.arrays(missing, compute) if isinstance(pool, Spread) else decoded_here(pool, missing, compute)
+        for request, computed in arrays:
+            if isinstance(computed, VideoError):
+                yield request, computed
             else:
-                key = _key(request, clip.digest)  # of the bytes that were decoded, should the file have changed meanwhile
-                self.save(key, compute(clip, request))
+                key = _key(request, computed.digest)  # of the bytes that were decoded, should the file have changed meanwhile
+                self.save(key, computed.array)
                 yield request, self.path(key)
+
+
+def decoded_here(
+    pool: DecodePool, requests: Iterable[ArrayRequest], compute: Compute
+) -> Iterator[tuple[ArrayRequest, Computed | VideoError]]:
+    """As ``Spread.arrays``, by the decode processes of ``pool`` and this one."""
+    for request, clip in pool.map((request, request.clip) for request in requests):
+        yield request, clip if isinstance(clip, VideoError) else Computed(digest=clip.digest, array=compute(clip, request))
 
 
 def module_digest(module: nn.Module) -> str:

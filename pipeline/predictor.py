@@ -108,12 +108,16 @@ def frames_tensor(frames: Frames) -> torch.Tensor:
 
 def frame_gaps(times_s: Sequence[float]) -> torch.Tensor:
     """Seconds between each frame and the one before, in whatever order they are, and zero at the first: (T,)."""
+    if not any(times_s):  # they are not known
+        return torch.zeros(len(times_s))
     return torch.tensor(np.abs(np.diff(times_s, prepend=times_s[0])), dtype=torch.float32)
 
 
 def pad(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack clips (T, ...) of any length: (B, T, ...) with zeros at the end, and lengths (B,)."""
-    return torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True), torch.tensor([len(clip) for clip in clips])
+    lengths = [len(clip) for clip in clips]
+    stacked = torch.stack(list(clips)) if len(set(lengths)) == 1 else torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True)
+    return stacked, torch.tensor(lengths)
 
 
 class Predictor:

@@ -49,6 +49,8 @@ OWNERS = {
     "ray": (
         "pipeline/cluster.py",
         "pipeline/cluster_jobs.py",
+        "pipeline/training/ray_arrays.py",
+        "pipeline/training/ray_home.py",
         "pipeline/training/ray_launch.py",
         "pipeline/training/tune_launch.py",
         "pipeline/labeling/ray_launch.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -31,7 +31,8 @@ class RunTracker:
     """One MLflow run, open inside ``with``.
 
     The run ends FINISHED; FAILED with the error as a tag when an exception leaves the block; KILLED on an interrupt. With
-    ``parent_run_id`` it is a child run (a fold, a seed, a trial); with ``run_id`` it is that run, gone on with.
+    ``parent_run_id`` it is a child run (a fold, a seed, a trial); with ``run_id`` it is that run, gone on with. ``on_begin`` is told the
+    id of a new run at once, so that a process that is killed a moment later leaves a run that can be found.
     Nothing global of MLflow is touched, so several may be open.
     The store has to answer when the run begins. What is logged while it is away waits on disk, in order (``outbox``); a method raises
     ServiceUnavailableError only when too much waits.
@@ -47,6 +48,7 @@ class RunTracker:
         tags: Mapping[str, str] | None = None,
         parent_run_id: str | None = None,
         run_id: str = "",
+        on_begin: Callable[[str], None] | None = None,
     ) -> None:
         self.uri = uri
         self.experiment = experiment
@@ -57,6 +59,8 @@ class RunTracker:
         self._client: MlflowClient | None = None
         self._outbox: Outbox | None = None
         self._run_id = run_id
+        self._on_begin = on_begin
+        self._params: Mapping[str, str] = {}
 
     def __enter__(self) -> Self:
         client = connect(self.uri, create=True)
@@ -64,12 +68,15 @@ class RunTracker:
             with model_errors(self.uri, f"run '{self._run_id}'"):
                 deliver_leftovers(client, self.uri)
                 client.update_run(self._run_id, status="RUNNING")
+                self._params = client.get_run(self._run_id).data.params
             self._client, self._outbox = client, Outbox(client, self.uri, self._run_id)
             return self
         with tracking_errors(self.uri):
             experiment_id = ensure_experiment(client, self.uri, self.experiment)
             tags = {key: value[:_TAG_CHARACTERS] for key, value in self._tags.items()}
             run = client.create_run(experiment_id, run_name=self.run_name, tags=tags)
+            if self._on_begin:
+                self._on_begin(run.info.run_id)
             deliver_leftovers(client, self.uri)
         self._client, self._run_id = client, run.info.run_id
         self._outbox = Outbox(client, self.uri, self._run_id)
@@ -104,8 +111,11 @@ class RunTracker:
         return self._run_id
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log nested parameters under dotted names (``model.recurrent=gru``); lists and None as JSON."""
-        rows = [(key, value[:_PARAM_CHARACTERS]) for key, value in flatten(params).items()]
+        """Log nested parameters under dotted names (``model.recurrent=gru``); lists and None as JSON.
+
+        MLflow never changes one: of a run that is gone on with, those that it has stay.
+        """
+        rows = [(key, value[:_PARAM_CHARACTERS]) for key, value in flatten(params).items() if key not in self._params]
         for start in range(0, len(rows), _PARAMS_PER_REQUEST):
             self._put("params", rows=rows[start : start + _PARAMS_PER_REQUEST])
 

@@ -38,7 +38,7 @@ class CheckpointFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     epoch: int = Field(description="in progress, from 1")
     step: int = Field(description="optimizer steps of it that are done")
     monitored: float | None = Field(description="the monitored figure of the epoch that ended here; None within an epoch")

@@ -37,7 +37,7 @@ from reelscribe.pipeline.training.progress import EpochMetrics, Trained
 from reelscribe.pipeline.training.ray_launch import on_ray, ready, train_on_ray
 from reelscribe.pipeline.training.recipes.leaks import Leak, find_leaks
 from reelscribe.pipeline.training.recipes.splits import Splits, split_rows
-from reelscribe.pipeline.training.resumption import CONFIG_FILE, Launch, checkpoints_of, ended, held, require_checkpoint
+from reelscribe.pipeline.training.resumption import CONFIG_FILE, Launch, checkpoint_to_go_on_with, checkpoints_of, ended, held
 from reelscribe.pipeline.training.scores.calibration import fit_confidence, fit_temperature, precision_threshold, reliability
 from reelscribe.pipeline.training.scores.evaluation import Evaluation, evaluate, read_anew
 from reelscribe.pipeline.training.scores.metrics import ClassificationScores, by_label
@@ -104,27 +104,35 @@ def run_training(
     data_digest = table_digest(table)
     launch = Launch.of(config, data_digest, uri)
     run_id = resume or ("" if fresh or parent_run_id else launch.interrupted(output / config.name, config))
+    found = checkpoint_to_go_on_with(config, output / config.name / run_id) if run_id else None
     if run_id:
-        found = require_checkpoint(config, output / config.name / run_id)
-        note(f"going on with run {run_id} in epoch {found.epoch}, after step {found.step}" + ("" if resume else " (--fresh starts anew)"))
+        where = f"in epoch {found.epoch}, after step {found.step}" if found else "from its beginning"
+        note(f"going on with run {run_id} {where}" + ("" if resume else " (--fresh starts anew)"))
     tracking = config.tracking
     run = RunTracker(
-        uri=uri, experiment=tracking.experiment, run_name=config.name, seed=config.seed, parent_run_id=parent_run_id, run_id=run_id
+        uri=uri,
+        experiment=tracking.experiment,
+        run_name=config.name,
+        seed=config.seed,
+        parent_run_id=parent_run_id,
+        run_id=run_id,
+        on_begin=lambda run_id: None if parent_run_id else launch.begin(output / config.name / run_id),
     )
-    with ready(config), run, held(folder := output / config.name / run.run_id), chatter_in(folder / LOG_FILE):
-        if not run_id:
+    with ready(config) as spread, run, held(folder := output / config.name / run.run_id), chatter_in(folder / LOG_FILE):
+        if not found:
             log_recipe(run, config, data_digest, table.num_rows)
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
             if leaks is None:
                 with progress("looking for leaks") as advance:
-                    leaks = find_leaks(splits, config, pool=pool, cache=cache, progress=advance)
+                    leaks = find_leaks(splits, config, pool=spread or pool, cache=cache, progress=advance)
             if leaks:
                 run.set_tags({"reelscribe.leaks": f"{len(leaks)}: " + "; ".join(str(leak) for leak in leaks)})
             began = time.perf_counter()
             with progress("decoding and encoding") as advance:
-                data = prepare(splits, config, model, pool=pool, cache=cache, progress=advance)
+                encoding = model.cpu() if spread else model  # other nodes need not have a GPU; those that have train on it
+                data = prepare(splits, config, encoding, pool=spread or pool, cache=cache, progress=advance)
             decoding_s = time.perf_counter() - began
-            checkpoints = None if parent_run_id else _ready_to_keep(config, folder, data, launch)
+            checkpoints = None if parent_run_id else _ready_to_keep(config, folder, data)
             with progress("training") as advance, stoppable(folder):
                 follower = Follower(config, _spec(config, data), folder, run, clips=len(data.train), advance=advance, report=report)
                 trained = _fit_or_stop(config, data, folder, follower, checkpoints)
@@ -176,14 +184,13 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"the output folder {folder} cannot be written: {error.strerror}; choose another by output=FOLDER") from error
 
 
-def _ready_to_keep(config: Config, folder: Path, data: TrainingData, launch: Launch) -> Checkpoints:
+def _ready_to_keep(config: Config, folder: Path, data: TrainingData) -> Checkpoints:
     """Before a training that may take hours: checkpoints can be written, and one that is there was made with these clips."""
     checkpoints = checkpoints_of(config, folder, data.digest)
     checkpoints.check_writable()
     found = checkpoints.newest()
     if found:
         checkpoints.require_same(found)
-    launch.begin(folder)
     return checkpoints
 
 

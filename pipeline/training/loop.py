@@ -6,9 +6,11 @@ slice of every global batch, and gradients are averaged so that the step equals 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -16,13 +18,14 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from reelscribe.models.encoders import Encoder
 from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
 from reelscribe.pipeline.errors import OutputConflictError, StoppedError, UsageError
 from reelscribe.pipeline.predictor import frame_gaps
 from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
-from reelscribe.pipeline.training.progress import EpochMetrics, Progress, Speed, Trained, like
+from reelscribe.pipeline.training.progress import EpochMetrics, Progress, Speed, Trained, like, without
 from reelscribe.pipeline.training.steps import bad_batch
 from reelscribe.pipeline.training.steps.batches import Batches, Draw
 from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
@@ -113,6 +116,8 @@ class Trainer:
             if config.self_critical_epochs
             else None
         )
+        self.frozen = _frozen(self.model)
+        self.learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.learning_rate)
         self.schedule = Schedule(self.optimizer, config, len(self.batches))
         self.at = Progress()
@@ -220,17 +225,40 @@ class Trainer:
         self.storing_s += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the training goes on with but each worker's sums: tensors, numbers and text in dicts and lists."""
-        model = self.model.state_dict()
-        average = self.average and self.average.state_dict()
+        """All that the training goes on with but each worker's sums: tensors, numbers and text in dicts and lists.
+
+        Of what never changes, most of a model with a frozen encoder, there is a digest.
+        """
+        model = without(self.model.state_dict(), self.frozen)
+        average = self.average and without(self.average.state_dict(), {f"module.{name}" for name in self.frozen})
         return {
             "model": model,
+            "frozen": self._frozen_digest,
             "average": average and like(average, {f"module.{name}": tensor for name, tensor in model.items()}),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "progress": self.at.to_state(self.result.state_dict()),
+            "progress": self.at.to_state(self.result.state_dict(), self.frozen),
             "random": torch.get_rng_state(),
         }
+
+    @cached_property
+    def _frozen_digest(self) -> str:
+        """SHA-256 over what is in no checkpoint, hex."""
+        total = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            if name in self.frozen:
+                total.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return total.hexdigest()
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """The networks and the optimizer. Raises RuntimeError or ValueError where they do not fit."""
+        if state["frozen"] != self._frozen_digest:
+            raise ValueError("what is frozen of its encoder has other weights")
+        frozen = {name: tensor for name, tensor in self.model.state_dict().items() if name in self.frozen}
+        self.model.load_state_dict(state["model"] | frozen)
+        if self.average:
+            self.average.load_state_dict(state["average"] | {f"module.{name}": tensor for name, tensor in frozen.items()})
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def _go_on(self) -> None:
         """From the newest checkpoint, where there is one. The workers may be more or fewer than those that left it."""
@@ -242,14 +270,11 @@ class Trainer:
             raise UsageError(f"worker {self.world.rank} does not see the checkpoint {name} in {self.checkpoints.root}: share this folder")
         state = self.checkpoints.load(found)
         try:
-            self.model.load_state_dict(state["model"])
-            if self.average:
-                self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load(state)
         except (RuntimeError, ValueError) as error:
             raise OutputConflictError(f"the checkpoint {name} in {self.checkpoints.root} is of another network: {error}") from error
         self.schedule.load_state_dict(state["schedule"])
-        self.at = Progress.from_state(state["progress"])
+        self.at = Progress.from_state(state["progress"], self.result.state_dict())
         sums: Tensor = state["sums"]
         mine = sums[self.world.rank] if len(sums) == self.world.size else sums.sum(dim=0) * (self.world.rank == 0)
         self.at.sums = mine.to(self.device)
@@ -266,7 +291,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         scale = weight * self.world.size / len(draws)  # averaged over workers this is the mean over the global batch
         sums = weight * self.passes(batch, scale=scale, seed=stable_seed(self.seed, "dropout", epoch, step))
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.learning, self.config.clip_norm)
         if not bool(torch.isfinite(norm + sums[0])):
             self._stop(epoch, step, draws, loss=sums[0].item(), norm=norm.item())
         self.optimizer.step()
@@ -313,8 +338,16 @@ class Trainer:
         return answers, self.validation.metrics(answers)
 
 
+def _frozen(model: nn.Module) -> set[str]:
+    """The names of the tensors that training leaves as they are: parameters that do not learn, and all of an encoder that does not."""
+    parameters = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    encoders = ((name, module) for name, module in model.named_modules() if isinstance(module, Encoder))
+    still = [name for name, encoder in encoders if not encoder.trainable_stages]
+    return {name for name in model.state_dict() if not parameters.get(name, True) or any(name.startswith(f"{prefix}.") for prefix in still)}
+
+
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:
     """What may still change is copied; a frozen encoder, most of a model, is not."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    frozen = _frozen(model)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return {name: tensor if name in frozen else tensor.clone() for name, tensor in state.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,19 +69,24 @@ class Progress:
     history: list[EpochMetrics] = field(default_factory=list)  # of the epochs before
     kept: Trained | None = None
 
-    def to_state(self, weights: dict[str, Tensor]) -> dict[str, Any]:
-        """Tensors, numbers and text in dicts and lists; kept weights that equal those of the moment are these, to be stored once."""
+    def to_state(self, weights: dict[str, Tensor], frozen: Collection[str]) -> dict[str, Any]:
+        """Tensors, numbers and text in dicts and lists, without ``frozen`` weights.
+
+        Kept weights that equal those of the moment are these, to be stored once.
+        """
         kept = self.kept and vars(self.kept) | {
-            "state": like(self.kept.state, weights),
+            "state": like(without(self.kept.state, frozen), weights),
             "health": _health_state(self.kept.health),
             "speed": None,
         }
         return vars(self) | {"health": _health_state(self.health), "kept": kept}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Progress:
-        """The progress again."""
+    def from_state(cls, state: dict[str, Any], weights: dict[str, Tensor]) -> Progress:
+        """The progress again; what is frozen is taken from ``weights``."""
         kept = state["kept"]
+        if kept:
+            kept = kept | {"state": {name: kept["state"].get(name, tensor.detach().cpu()) for name, tensor in weights.items()}}
         return cls(
             **state
             | {
@@ -88,6 +94,11 @@ class Progress:
                 "kept": kept and Trained(**kept | {"health": _health(kept["health"])}),
             }
         )
+
+
+def without(state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The other entries."""
+    return {name: value for name, value in state.items() if name not in names}
 
 
 def like(state: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -38,20 +38,23 @@ class Launch(BaseModel):
         return cls(recipe=config.recipe, table_digest=table_digest, tracking_uri=redact(uri))
 
     def interrupted(self, folder: Path, config: Config) -> str:
-        """The id of the newest run in ``folder`` that the same launch began, that left a checkpoint, and that nobody is at work on.
+        """The id of the newest run in ``folder`` that the same launch began, that has not ended, and that nobody is at work on.
 
-        Empty where there is none.
+        One that left a checkpoint goes before those that did not; empty where there is none.
         """
+        begun = ""
         for file in sorted(folder.glob(f"*/{LAUNCH_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True):
             with suppress(ValidationError, OutputConflictError):
                 if Launch.model_validate_json(file.read_text(encoding="utf-8")) == self:
                     with held(file.parent):
                         if checkpoints_of(config, file.parent).newest():
                             return file.parent.name
-        return ""
+                        begun = begun or file.parent.name
+        return begun
 
     def begin(self, folder: Path) -> None:
         """Say that the run in ``folder`` is under way."""
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / LAUNCH_FILE).write_text(self.model_dump_json(), encoding="utf-8")
 
 
@@ -104,13 +107,17 @@ def resumed_config(run_id: str, overrides: list[str]) -> Config:
             return load_config(client.download_artifacts(run_id, CONFIG_FILE, folder), overrides)
 
 
-def require_checkpoint(config: Config, folder: Path) -> CheckpointFacts:
-    """The newest checkpoint of the run in this folder.
+def checkpoint_to_go_on_with(config: Config, folder: Path) -> CheckpointFacts | None:
+    """The newest checkpoint of the run in this folder; None where it was begun here and left none.
 
-    Raises UsageError where it left none, OutputConflictError where it is one of another training or a process is at work on it.
+    Raises UsageError where no such run was begun here, OutputConflictError where the checkpoint is one of another training or a process
+    is at work on it.
     """
     checkpoints = checkpoints_of(config, folder)
     found = checkpoints.newest()
+    if found is None and (folder / LAUNCH_FILE).exists():
+        with held(folder):
+            return None
     if found is None:
         raise UsageError(
             f"run '{folder.name}' left no checkpoint in {checkpoints.root}; name the folder that it was started with by output=FOLDER, "

@@ -129,6 +129,26 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     assert caught.value.exit_status == 2
 
 
+def test_a_checkpoint_holds_nothing_that_is_frozen(tmp_path: Path) -> None:
+    data = drawn_data(tmp_path, train=13, val=5)
+    kept = checkpoints(tmp_path / "run", every_steps=1)
+    with pytest.raises(CutError):
+        stop_after(STEPS + 2, cut, trainer(data, EVERYTHING, model=recognizer(trainable_stages=0), checkpoints=kept)).fit(lambda _: None)
+    newest = kept.newest()
+    assert newest is not None
+    state = kept.load(newest)
+    for weights in (state["model"], state["average"], state["progress"]["kept"]["state"]):
+        assert weights
+        assert not [name for name in weights if "encoder." in name]
+    other = recognizer(trainable_stages=0)
+    with torch.no_grad():
+        next(other.encoder.parameters()).add_(1)
+    with pytest.raises(OutputConflictError, match="frozen of its encoder has other weights"):
+        trainer(data, EVERYTHING, model=other, checkpoints=kept).fit(lambda _: None)
+    resumed = trainer(data, EVERYTHING, model=recognizer(trainable_stages=0), checkpoints=kept).fit(lambda _: None)
+    assert same(resumed, trainer(data, EVERYTHING, model=recognizer(trainable_stages=0)).fit(lambda _: None))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_ends_its_step_and_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     data = drawn_data(tmp_path, train=13, val=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +21,16 @@ from reelscribe.pipeline.errors import ModelError, OutputConflictError, StoppedE
 from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.resumption import LAUNCH_FILE, Launch, checkpoints_of, held, resumed_config
 
-# `reelscribe` that dies by SIGKILL right after the second step of the second epoch was saved.
+# `reelscribe` that dies by SIGKILL: just before its first checkpoint, and given again after the second step of the second epoch was saved.
 DYING = """
 import os, signal
 from reelscribe.pipeline import cli
 from reelscribe.pipeline.training.checkpoints import Checkpoints
 save = Checkpoints.save
 def save_and_die(self, state, *, epoch, step, **facts):
+    if (epoch, step) == (1, 1) and not os.path.exists(os.environ["ONCE"]):
+        open(os.environ["ONCE"], "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
     save(self, state, epoch=epoch, step=step, **facts)
     if (epoch, step) == (2, 2):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -46,8 +50,12 @@ def config(tiny_config: Config) -> Config:
 def test_killed_in_an_epoch_the_same_command_goes_on(config: Config, trained: TrainingResult, tmp_path: Path) -> None:
     file = tmp_path / "stopped.yaml"
     file.write_text(config.to_yaml())
-    killed = subprocess.run([sys.executable, "-c", DYING, "train", str(file)], capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    for words in ("", "from its beginning"):
+        command = [sys.executable, "-c", DYING, "train", str(file)]
+        environment = {**os.environ, "ONCE": str(tmp_path / "once")}
+        killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert words in killed.stderr
     (folder,) = (Path(config.output) / "stopped").iterdir()
     client = MlflowClient(trained.tracking_uri)
     assert client.get_run(folder.name).info.status == "RUNNING"
@@ -97,7 +105,12 @@ def test_only_the_same_launch_is_gone_on_with(config: Config, tmp_path: Path) ->
     folder.mkdir()
     assert launch.interrupted(tmp_path, config) == ""
     launch.begin(folder)
-    assert launch.interrupted(tmp_path, config) == ""  # without a checkpoint
+    assert launch.interrupted(tmp_path, config) == "run"  # without a checkpoint: from its beginning
+    later = tmp_path / "later"
+    launch.begin(later)
+    os.utime(later / LAUNCH_FILE, (2e9, 2e9))
+    assert launch.interrupted(tmp_path, config) == "later"
+    shutil.rmtree(later)
     checkpoints_of(config, folder).save({}, epoch=1, step=1, monitor="val_loss")
     assert launch.interrupted(tmp_path, config) == "run"
     moved = changed(config, "training", workers=4)

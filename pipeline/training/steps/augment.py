@@ -71,6 +71,8 @@ def augment_stored(array: Tensor, config: AugmentationConfig, *, seed: int) -> T
     ``array`` is frames uint8 (T, 3, H, W) or features (T, D, h, w); the result has the same type and at least one frame. Noise is for
     features only; its size is counted in the standard deviation of each channel over the clip.
     """
+    if not (config.changes_time or config.feature_noise):
+        return array
     generator = torch.Generator().manual_seed(seed)
     frames = chosen_frames(len(array), config, generator)
     if frames != list(range(len(array))):
@@ -84,6 +86,8 @@ def augment_stored(array: Tensor, config: AugmentationConfig, *, seed: int) -> T
 
 def augment_frames(of_frames: Sequence[_T], config: AugmentationConfig, *, seed: int) -> tuple[_T, ...]:
     """What belongs to the frames that ``augment_stored`` chooses with the same seed."""
+    if not config.changes_time:
+        return tuple(of_frames)
     return tuple(of_frames[i] for i in chosen_frames(len(of_frames), config, torch.Generator().manual_seed(seed)))
 
 
@@ -92,7 +96,7 @@ def chosen_frames(count: int, config: AugmentationConfig, generator: torch.Gener
 
     Moving one point of the time axis and stretching both sides of it is the time warping of arXiv 1904.08779.
     """
-    if config.time_crop == 1 and not (config.speed or config.time_warp or config.frame_dropout):
+    if not config.changes_time:
         return list(range(count))
     size, place, warp, speed = torch.rand(4, generator=generator).tolist()
     window = max(1, round(count * (config.time_crop + (1 - config.time_crop) * size)))

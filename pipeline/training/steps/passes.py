@@ -120,7 +120,7 @@ class Passes:
         for chunk in plan:
             parts = batch.inputs[:, chunk.frames], chunk.lengths, batch.gaps[:, chunk.frames], chunk.weights
             inputs, lengths, gaps, weights = (tensor.to(self.device) for tensor in parts)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # all that draws; torch.manual_seed also keeps a trace for each GPU that it awaits
             with self._averaging(last and chunk is plan[-1]):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
                     logits, state = self.network(inputs, lengths, gaps, state, carry=len(plan) > 1, **self._heard(targets))
