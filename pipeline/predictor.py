@@ -15,7 +15,7 @@ from reelscribe.pipeline.answers import AnyPrediction, CaptionPrediction, finite
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle
 from reelscribe.pipeline.errors import UsageError
 from reelscribe.pipeline.video.clip import Clip
-from reelscribe.pipeline.video.types import Frames
+from reelscribe.pipeline.video.types import Frames, seconds_between
 from reelscribe.pipeline.vocabulary import END, vocabulary
 
 
@@ -46,10 +46,10 @@ def frames_tensor(frames: Frames) -> torch.Tensor:
 
 
 def frame_gaps(times_s: Sequence[float]) -> torch.Tensor:
-    """Seconds between each frame and the one before, in whatever order they are, and zero at the first: (T,)."""
+    """As seconds_between, for a network: (T,)."""
     if not any(times_s):  # they are not known
         return torch.zeros(len(times_s))
-    return torch.tensor(np.abs(np.diff(times_s, prepend=times_s[0])), dtype=torch.float32)
+    return torch.from_numpy(seconds_between(times_s))
 
 
 def pad(clips: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

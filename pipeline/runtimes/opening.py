@@ -13,6 +13,7 @@ from reelscribe.pipeline.runtimes.engines import open_engine
 from reelscribe.pipeline.runtimes.graphs import FloatArray, graph_of
 from reelscribe.pipeline.runtimes.names import GraphRuntime, Runtime
 from reelscribe.pipeline.video.clip import Clip
+from reelscribe.pipeline.video.types import seconds_between
 
 
 class AnyPredictor(Protocol):
@@ -31,7 +32,7 @@ class GraphPredictor:
 
     def __call__(self, clips: Sequence[Clip]) -> list[AnyPrediction]:
         """One prediction per clip; all views of all clips run side by side."""
-        views = [(view.pixels, _gaps(view.pts_seconds)) for clip in clips for view in clip.views]
+        views = [(view.pixels, seconds_between(view.pts_seconds)) for clip in clips for view in clip.views]
         said = iter(self._engine(views))
         return [self._read(clip, [next(said) for _ in clip.views]) for clip in clips]
 
@@ -39,11 +40,6 @@ class GraphPredictor:
         if self.bundle.spec.task == "dense":
             return read_frames(logits[0], [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
         return read_logits(np.stack(logits), self.bundle.spec)
-
-
-def _gaps(times_s: Sequence[float]) -> FloatArray:
-    """As predictor.frame_gaps: (T,) seconds since the frame before."""
-    return np.abs(np.diff(times_s, prepend=times_s[0])).astype(np.float32)
 
 
 def open_predictor(bundle: ModelBundle, *, runtime: Runtime, device: str) -> AnyPredictor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
@@ -122,3 +123,8 @@ class DecodeLimits:
     max_pixels: int = 8192 * 4320  # width x height of one frame
     max_duration_s: float = 24 * 3600.0
     truncated: Literal["fail", "use"] = "fail"  # what to do with a file that is cut or damaged: nothing, or use the frames that decode
+
+
+def seconds_between(times_s: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Seconds between each frame and the one before, in whatever order they are, and zero at the first: (T,)."""
+    return np.abs(np.diff(times_s, prepend=times_s[0])).astype(np.float32)
