@@ -18,13 +18,24 @@ from reelscribe.pipeline.tracking.query_language import Condition, Field, Query,
 from reelscribe.pipeline.tracking.query_pushdown import (
     Alternative,
     alternatives,
+    is_narrow,
     is_safe,
     metrics_of_runs,
     run_filter,
+    run_filters,
     version_filter,
 )
 from reelscribe.pipeline.tracking.rest import connect_to_read
-from reelscribe.pipeline.tracking.versions import ModelVersion, all_models, experiment_ids, fetch_runs, to_version, with_run
+from reelscribe.pipeline.tracking.versions import (
+    ALL_STAGES,
+    METRIC_TAG,
+    ModelVersion,
+    all_models,
+    experiment_ids,
+    fetch_runs,
+    to_version,
+    with_run,
+)
 
 if TYPE_CHECKING:
     from reelscribe.pipeline.tracking.versions import Reader
@@ -32,6 +43,8 @@ if TYPE_CHECKING:
 _PAGE = 2000
 _CHUNK = 500  # versions whose runs are read together
 _BY_NUMBER = 100  # up to so many versions are asked for one by one
+_FEW_RUNS = 1000  # up to so many runs that meet a condition are read before the versions are
+_RUN_IDS = 60  # in one search: it goes into a URL, of which some servers and proxies take 4 KB
 _SAMPLE = 200  # versions whose fields are looked at when nothing was found
 _SHARES = 200  # up to so many models are searched one by one
 
@@ -47,23 +60,24 @@ def query_versions(text: str, *, uri: str) -> list[ModelVersion]:
     query = parse_query(text)
     client = connect_to_read(uri)
     aliases: Aliases = {model.name: model.aliases for model in all_models(client, uri)}
-    found = _Joined(client, uri).answer(query, _candidates(client, uri, query.condition, aliases))
+    found = _Registry(client, uri).answer(query, aliases)
     if not found:
         _check_spelling(client, uri, query)
     return found
 
 
-class _Joined:
-    """Versions with their runs, each run read once and only where it matters."""
+class _Registry:
+    """Versions and their runs, each run read once and only where it matters."""
 
     def __init__(self, client: Reader, uri: str) -> None:
         self._client = client
         self._uri = uri
-        self._read: set[tuple[str, int]] = set()
+        self._runs: dict[str, Any] = {}
         self._experiments: list[str] | None = None
 
-    def answer(self, query: Query, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
-        """What the query finds among the candidates."""
+    def answer(self, query: Query, aliases: Aliases) -> list[ModelVersion]:
+        """What the query finds."""
+        versions = self._candidates(query.condition, aliases)
         if any(needs_run(key.field) for key in query.order):
             kept = self.join(self._keep(query.condition, versions))
         else:  # the order is known without the runs, so they are read from the front until the limit is reached
@@ -77,18 +91,63 @@ class _Joined:
 
     def join(self, versions: Sequence[ModelVersion], only: str = "") -> list[ModelVersion]:
         """The same versions with what their runs say; with ``only``, runs that the server's filter refuses are as good as absent."""
-        wanted = {v.run_id for v in versions if v.run_id and (v.name, v.version) not in self._read}
-        if wanted and self._experiments is None:
+        wanted = {v.run_id for v in versions if v.run_id} - self._runs.keys()
+        self._runs |= fetch_runs(self._client, self._uri, wanted, experiments=self._all_experiments() if wanted else [], only=only)
+        return [with_run(v, self._runs.get(v.run_id or "")) for v in versions]
+
+    def _all_experiments(self) -> list[str]:
+        if self._experiments is None:
             self._experiments = experiment_ids(self._client, self._uri)
-        runs = fetch_runs(self._client, self._uri, wanted, experiments=self._experiments or [], only=only)
-        joined = [with_run(v, runs.get(v.run_id)) if v.run_id in runs else v for v in versions]
-        self._read |= {(v.name, v.version) for v in joined if v.run_id in runs}
-        return joined
+        return self._experiments
+
+    def _candidates(self, condition: Condition | None, aliases: Aliases) -> list[ModelVersion]:
+        """Every version that may meet the condition, with its run where that was read to find it."""
+        searches: list[str] = []
+        narrow = True
+        holders: set[tuple[str, int]] = set()
+        for alternative in alternatives(condition):
+            held = _alias_holders(alternative, aliases)
+            if held is not None and len(held) <= _BY_NUMBER:
+                holders |= held
+            else:
+                searches.append(version_filter(alternative))
+                narrow = narrow and is_narrow(alternative)
+        if "" in searches:  # everything, so nothing else
+            searches, holders = [""], set()
+        by_runs = None if narrow else self._by_runs(condition, searches)
+        if by_runs is not None:
+            searches = by_runs
+        elif searches == [""]:
+            searches = _shares(aliases)
+        by_number = at_once(self._client, lambda holder: [_by_number(self._client, self._uri, *holder)], sorted(holders))
+        by_search = at_once(self._client, lambda words: list(_search(self._client, self._uri, words)), searches)
+        found = {(one.name, one.version): one for one in chain.from_iterable([*by_number, *by_search])}
+        versions = (to_version(one, aliases.get(one.name, {})) for one in found.values())
+        return [with_run(version, self._runs.get(version.run_id or "")) for version in versions]
+
+    def _by_runs(self, condition: Condition | None, searches: Sequence[str]) -> list[str] | None:
+        """The same searches, of those versions alone whose runs can meet the condition; None where that may be every run, or many."""
+        filters = run_filters(condition)
+        if not filters:
+            return None
+        runs: dict[str, Any] = {}
+        for words in filters:
+            with model_errors(self._uri, "the runs of the registry"):
+                page = self._client.search_runs(self._all_experiments(), words, run_view_type=ALL_STAGES, max_results=_FEW_RUNS)
+            runs |= {run.info.run_id: run for run in page}
+            if page.token or len(runs) > _FEW_RUNS:
+                return None
+        self._runs |= runs
+        quoted = [f"'{run_id}'" for run_id in sorted(runs)]
+        own = [f"run_id IN ({', '.join(quoted[start : start + _RUN_IDS])})" for start in range(0, len(quoted), _RUN_IDS)]
+        # a metric that was measured on the version itself goes before its run's
+        own += [f"tags.`{METRIC_TAG}{key}` LIKE '%'" for key in sorted(metrics_of_runs(condition))]
+        return [" AND ".join(filter(None, (one, words))) for words in searches for one in own]
 
     def _keep(self, condition: Condition | None, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
         if condition is None:
             return list(versions)
-        truth = [(version, holds(condition, version, run_known=False)) for version in versions]
+        truth = [(version, holds(condition, version, run_known=version.run_id in self._runs)) for version in versions]
         certain = [version for version, value in truth if value]
         undecided = [version for version, value in truth if value is None]
         asked = metrics_of_runs(condition)
@@ -97,24 +156,6 @@ class _Joined:
             groups.setdefault(frozenset(asked & version.metrics.keys()), []).append(version)
         joined = [version for own, group in groups.items() for version in self.join(group, only=run_filter(condition, own))]
         return certain + [version for version in joined if holds(condition, version)]
-
-
-def _candidates(client: Reader, uri: str, condition: Condition | None, aliases: Aliases) -> list[ModelVersion]:
-    """Every version that may meet the condition, before its run is read."""
-    searches: list[str] = []
-    holders: set[tuple[str, int]] = set()
-    for alternative in alternatives(condition):
-        held = _alias_holders(alternative, aliases)
-        if held is not None and len(held) <= _BY_NUMBER:
-            holders |= held
-        else:
-            searches.append(version_filter(alternative))
-    if "" in searches:  # everything, so nothing else
-        searches, holders = _shares(aliases), set()
-    by_number = at_once(client, lambda holder: [_by_number(client, uri, *holder)], sorted(holders))
-    by_search = at_once(client, lambda words: list(_search(client, uri, words)), searches)
-    found = {(one.name, one.version): one for one in chain.from_iterable([*by_number, *by_search])}
-    return [to_version(one, aliases.get(one.name, {})) for one in found.values()]
 
 
 def _by_number(client: Reader, uri: str, name: str, version: int) -> Any:
@@ -157,7 +198,7 @@ def _check_spelling(client: Reader, uri: str, query: Query) -> None:
         newest = client.search_model_versions(max_results=_SAMPLE, order_by=["creation_timestamp DESC"])
     sample = [to_version(found, {}) for found in newest]
     if any(needs_run(field) for field in keyed):
-        sample = _Joined(client, uri).join(sample)
+        sample = _Registry(client, uri).join(sample)
     for field in keyed:
         known = {key for version in sample for key in getattr(version, field.group)}
         close = difflib.get_close_matches(field.key, known, n=1, cutoff=0.75) if field.key not in known else []

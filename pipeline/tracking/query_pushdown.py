@@ -43,6 +43,11 @@ def version_filter(demands: Sequence[Comparison]) -> str:
     return " AND ".join(filter(None, map(_version_words, demands)))
 
 
+def is_narrow(demands: Sequence[Comparison]) -> bool:
+    """Whether so few versions are left that their runs had better be asked for by id."""
+    return any(demand.field.group in ("name", "run_id") and demand.operator in ("=", "in") for demand in demands)
+
+
 def _version_words(demand: Comparison) -> str:
     values = [str(value) for value in demand.values]
     key, safe = demand.field.key, all(_SAFE_TEXT.fullmatch(value) for value in values)
@@ -64,23 +69,37 @@ def _version_words(demand: Comparison) -> str:
 
 
 def run_filter(condition: Condition, own: frozenset[str]) -> str:
-    """The part of a condition that MLflow's search of runs can do. Metrics in ``own`` are said by versions themselves, and not asked."""
-    parts = []
-    for demand in _demands(condition):
-        key, value = demand.field.key, demand.values[0]
-        if not _SAFE_TEXT.fullmatch(key):
-            continue
-        if demand.field.group == "metrics" and key not in own:
-            if demand.operator in ("=", ">", ">=", "<", "<=") and re.fullmatch(r"\d+\.\d+", repr(value)):
-                parts.append(f"metrics.`{key}` {demand.operator} {value!r}")
-        elif demand.field.group == "params" and demand.operator == "=" and isinstance(value, str) and _SAFE_TEXT.fullmatch(value):
-            parts.append(f"params.`{key}` = '{value}'")
-    return " AND ".join(parts)
+    """The part of a condition that one search of MLflow's runs can do. Metrics in ``own`` versions say themselves; they are not asked."""
+    asked = [_run_words(demand) for demand in _demands(condition) if demand.field.key not in own or demand.field.group != "metrics"]
+    return " AND ".join(words[0] for words in asked if len(words) == 1)
 
 
-def metrics_of_runs(condition: Condition) -> set[str]:
+def run_filters(condition: Condition | None) -> list[str]:
+    """Searches of runs that between them find each run that can make its version meet the condition; none where runs do not matter."""
+    found = [""]
+    for words in filter(None, map(_run_words, _demands(condition))):
+        if len(found) * len(words) <= _MAX_ALTERNATIVES:
+            found = [" AND ".join(filter(None, (one, other))) for one in found for other in words]
+    return found if found != [""] else []
+
+
+def _run_words(demand: Comparison) -> list[str]:
+    """Filters of runs, one of which a run meets if it meets the demand; none where MLflow cannot say it."""
+    key, values = demand.field.key, demand.values
+    if not _SAFE_TEXT.fullmatch(key):
+        return []
+    match demand.field.group, demand.operator:
+        case ("metrics", "=" | ">" | ">=" | "<" | "<=") if re.fullmatch(r"\d+\.\d+", repr(values[0])):
+            return [f"metrics.`{key}` {demand.operator} {values[0]!r}"]
+        case ("params", "=" | "in") if all(isinstance(value, str) and _SAFE_TEXT.fullmatch(value) for value in values):
+            return [f"params.`{key}` = '{value}'" for value in values]
+        case _:
+            return []
+
+
+def metrics_of_runs(condition: Condition | None) -> set[str]:
     """The metrics that ``run_filter`` may ask for."""
-    return {demand.field.key for demand in _demands(condition) if demand.field.group == "metrics"}
+    return {demand.field.key for demand in _demands(condition) if demand.field.group == "metrics" and _run_words(demand)}
 
 
 def is_safe(text: str) -> bool:

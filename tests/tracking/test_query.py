@@ -16,7 +16,7 @@ from reelscribe.pipeline.tracking.connection import connect
 from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.query_evaluation import select
 from reelscribe.pipeline.tracking.query_language import parse_query
-from reelscribe.pipeline.tracking.query_pushdown import alternatives, version_filter
+from reelscribe.pipeline.tracking.query_pushdown import alternatives, run_filters, version_filter
 from reelscribe.pipeline.tracking.versions import ModelVersion
 
 ISSUE = (
@@ -45,6 +45,8 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query_module, "_CHUNK", 40)
     monkeypatch.setattr(query_module, "_BY_NUMBER", 3)
     monkeypatch.setattr(query_module, "_SHARES", 9)
+    monkeypatch.setattr(query_module, "_FEW_RUNS", 60)
+    monkeypatch.setattr(query_module, "_RUN_IDS", 7)
 
 
 @pytest.mark.slow
@@ -146,3 +148,22 @@ def test_only_what_every_match_must_meet_goes_to_the_server() -> None:
     assert pushed(" and ".join(f"(name = 'a{i}' or name = 'b{i}')" for i in range(9)))[0] == "name = 'a0' AND name = 'a1' AND name = 'a2'"
     for nothing in ("not name = 'a'", "tags.team = 3", "name = 'it''s'", "name ilike 'ü%'", "version < 2.5", "name = 'a' or metrics.x > 1"):
         assert pushed(nothing) == [""], nothing
+
+
+def test_runs_are_looked_for_by_what_every_match_says_of_its_run() -> None:
+    def asked(text: str) -> list[str]:
+        return run_filters(parse_query(text).condition)
+
+    assert asked("metrics.x >= 0.5 and tags.team = 'ops' and params.core in ('gru', 'lstm')") == [
+        "metrics.`x` >= 0.5 AND params.`core` = 'gru'",
+        "metrics.`x` >= 0.5 AND params.`core` = 'lstm'",
+    ]
+    assert asked("(metrics.x > 1 or alias = 'a') and params.seed = '3'") == ["params.`seed` = '3'"]
+    for nothing in (
+        "metrics.x != 1",
+        "metrics.x > 1 or params.seed = '3'",
+        "not params.seed = '3'",
+        "params.seed = 3",
+        "params.a = 'it''s'",
+    ):
+        assert asked(nothing) == [], nothing
