@@ -130,19 +130,23 @@ class _Registry:
         filters = run_filters(condition)
         if not filters:
             return None
-        runs: dict[str, Any] = {}
-        for words in filters:
-            with model_errors(self._uri, "the runs of the registry"):
-                page = self._client.search_runs(self._all_experiments(), words, run_view_type=ALL_STAGES, max_results=_FEW_RUNS)
-            runs |= {run.info.run_id: run for run in page}
-            if page.token or len(runs) > _FEW_RUNS:
-                return None
+        self._all_experiments()  # once, before many threads need them
+        pages = at_once(self._client, self._few_runs, filters)
+        if None in pages:
+            return None
+        runs = {run.info.run_id: run for run in chain.from_iterable(filter(None, pages))}
         self._runs |= runs
         quoted = [f"'{run_id}'" for run_id in sorted(runs)]
         own = [f"run_id IN ({', '.join(quoted[start : start + _RUN_IDS])})" for start in range(0, len(quoted), _RUN_IDS)]
         # a metric that was measured on the version itself goes before its run's
         own += [f"tags.`{METRIC_TAG}{key}` LIKE '%'" for key in sorted(metrics_of_runs(condition))]
         return [" AND ".join(filter(None, (one, words))) for words in searches for one in own]
+
+    def _few_runs(self, words: str) -> list[Any] | None:
+        """The runs that MLflow's filter finds; None where they are many."""
+        with model_errors(self._uri, "the runs of the registry"):
+            page = self._client.search_runs(self._all_experiments(), words, run_view_type=ALL_STAGES, max_results=_FEW_RUNS)
+        return None if page.token else list(page)
 
     def _keep(self, condition: Condition | None, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
         if condition is None:
