@@ -3,11 +3,12 @@
     python benchmarks/labelling.py                              # some minutes on two cores
     python benchmarks/labelling.py --videos 162 --rounds 3
 
-The real clips of ../shared/data (fights and gestures), linked under new names. Contenders take turns, each turn on the same files; the slow
-ones on a few of them, by the video. The tutorial's loop: OpenCV reads all frames, the same CNN and frames as ours, eager, fp32, frame by
-frame into nn.LSTM, one video after another. Peers with random weights: torchvision's r3d_18; VideoMAE-B of transformers and X3D-S of
-pytorchvideo where these packages are installed (`pip install transformers`, `pip install --no-deps pytorchvideo fvcore iopath`).
-Floor: decoding alone and inference alone, one after the other, on all cores each. Random weights, as time does not depend on them.
+The real clips of ../shared/data (fights and gestures), linked under new names, and then drawn files of ten minutes (240 lines, a keyframe
+every two seconds). Contenders take turns, each turn on the same files; the slow ones on a few of them, by the video. The tutorial's loop:
+OpenCV reads all frames, the same CNN and frames as ours, eager, fp32, frame by frame into nn.LSTM, one video after another. Peers with random
+weights: torchvision's r3d_18; VideoMAE-B of transformers and X3D-S of pytorchvideo where these packages are installed
+(`pip install transformers`, `pip install --no-deps pytorchvideo fvcore iopath`). Floor: decoding alone and inference alone, one after the
+other, on all cores each. Random weights, as time does not depend on them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 import cv2
 import numpy as np
 import torch
+from decode import file_of
 from machine import machine
 from torch import Tensor, nn
 
@@ -44,6 +46,9 @@ from reelscribe.pipeline.tracking.fetch import ResolvedModel
 
 FRAMES, HEIGHT, WIDTH, LABELS = 16, 96, 128, ("a", "b", "c")
 BATCH = 8
+LONG_S = 600
+Peers = dict[str, Callable[[Path], object]]  # name -> labels one video
+TUTORIAL = "the tutorial's loop"
 
 
 class Taken(NamedTuple):
@@ -104,13 +109,13 @@ class Tutorial(nn.Module):
         return logits
 
 
-def peers() -> dict[str, Callable[[Path], object]]:
-    """Name -> label one video; why one is left out is printed."""
+def peers() -> Peers:
+    """Those that are installed; why one is left out is printed."""
     from torchvision.models.video import r3d_18
 
     tutorial, r3d = Tutorial().eval(), r3d_18(weights=None).eval()
-    found: dict[str, Callable[[Path], object]] = {
-        "the tutorial's loop": lambda path: tutorial(opencv_frames(path, FRAMES, HEIGHT, WIDTH)),
+    found: Peers = {
+        TUTORIAL: lambda path: tutorial(opencv_frames(path, FRAMES, HEIGHT, WIDTH)),
         "r3d_18": lambda path: r3d(opencv_frames(path, 16, 112, 112).transpose(0, 1)[None]),
     }
     try:
@@ -165,13 +170,17 @@ class Ours:
         return alone + measured(lambda: (predict.setup(), inference()), videos)
 
 
-def link(data: Path, folder: Path, count: int) -> list[Path]:
-    """Fights and gestures in turn, under new names."""
-    sources = [sorted((data / name).rglob("*.mp4")) + sorted((data / name).rglob("*.avi")) for name in ("fights", "gestures")]
-    turns = [clip for pair in zip(*(itertools.islice(itertools.cycle(files), count) for files in sources), strict=True) for clip in pair]
+def found(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.mp4")) + sorted(folder.rglob("*.avi"))
+
+
+def link(sources: Sequence[Sequence[Path]], folder: Path, count: int) -> list[Path]:
+    """One file of each source in turn, under new names."""
+    cycles = zip(*map(itertools.cycle, sources), strict=True)
+    turns = list(itertools.islice(itertools.chain.from_iterable(cycles), count))
     folder.mkdir()
-    links = [folder / f"{i:05}{clip.suffix}" for i, clip in enumerate(turns[:count])]
-    for new, clip in zip(links, turns, strict=False):
+    links = [folder / f"{i:05}{clip.suffix}" for i, clip in enumerate(turns)]
+    for new, clip in zip(links, turns, strict=True):
         new.symlink_to(clip.resolve())
     return links
 
@@ -188,30 +197,51 @@ def few(run: Callable[[Path], object], files: Sequence[Path]) -> Callable[[], ob
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=96)
-    parser.add_argument("--few", type=int, default=6, help="videos of a slow contender in each round")
+    parser.add_argument("--long", type=int, default=4, help="files of ten minutes; 0 leaves them out")
+    parser.add_argument("--few", type=int, default=6, help="clips of a slow contender in each round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     arguments = parser.parse_args()
     print(machine("torch", "openvino", "onnxruntime", "torchvision", "transformers", "pytorchvideo"), flush=True)
-    taken: dict[str, list[Taken]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ["REELSCRIBE_CACHE"] = str(folder / "cache")
         bundle = new_model(folder / "model")
-        files = link(arguments.data, folder / "videos", arguments.videos)
-        runtimes: list[Runtime] = ["torch", *(name for name in GRAPH_RUNTIMES if not refusal(name))]
         print(f"auto: {choose(bundle, 'auto', 'cpu')}", flush=True)
-        ours = {runtime: Ours(bundle, runtime, folder / "videos", folder / "out") for runtime in runtimes}
+        runtimes: list[Runtime] = ["torch", *(name for name in GRAPH_RUNTIMES if not refusal(name))]
         for runtime in runtimes:
             choose(bundle, runtime, "cpu")
         others = peers()
-        for turn in range(arguments.rounds):
-            for runtime, one in ours.items():
-                note(taken, f"ours, {runtime}", measured(one.job, len(files)))
-                note(taken, f"floor, {runtime}", one.floor(len(files)))
-            for name, run in others.items():
-                start = turn * arguments.few % max(1, len(files) - arguments.few)
-                note(taken, name, measured(few(run, files[start : start + arguments.few]), arguments.few))
+        clips = link([found(arguments.data / name) for name in ("fights", "gestures")], folder / "clips", arguments.videos)
+        print(f"\n{len(clips)} clips")
+        take_turns(bundle, runtimes, others, clips, rounds=arguments.rounds, num_few=arguments.few)
+        if arguments.long:
+            long = link([[file_of(folder, 240, LONG_S)]], folder / "long", arguments.long)
+            print(f"\n{len(long)} files of {LONG_S} s")
+            others = {name: run for name, run in others.items() if name == TUTORIAL}  # the peers read as it does
+            take_turns(bundle, runtimes, others, long, rounds=arguments.rounds, num_few=1)
+
+
+def take_turns(
+    bundle: ModelBundle,
+    runtimes: list[Runtime],
+    others: dict[str, Callable[[Path], object]],
+    files: list[Path],
+    *,
+    rounds: int,
+    num_few: int,
+) -> None:
+    """Every contender on the files of one folder, round after round; prints the table."""
+    taken: dict[str, list[Taken]] = {}
+    folder = files[0].parent
+    ours = {runtime: Ours(bundle, runtime, folder, folder.with_name(f"{folder.name}-out")) for runtime in runtimes}
+    for turn in range(rounds):
+        for runtime, one in ours.items():
+            note(taken, f"ours, {runtime}", measured(one.job, len(files)))
+            note(taken, f"floor, {runtime}", one.floor(len(files)))
+        for name, run in others.items():
+            start = turn * num_few % max(1, len(files) - num_few)
+            note(taken, name, measured(few(run, files[start : start + num_few]), num_few))
     report(taken, [f"ours, {runtime}" for runtime in runtimes], list(others))
 
 
