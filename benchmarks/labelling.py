@@ -5,8 +5,8 @@
 
 The real clips of ../shared/data (fights and gestures), linked under new names, and then drawn files of ten minutes (240 lines, a keyframe
 every two seconds). Contenders take turns, each turn on the same files; the slow ones on a few of them, by the video. The tutorial's loop:
-OpenCV reads all frames, the same CNN and frames as ours, eager, fp32, frame by frame into nn.LSTM, one video after another. Peers with random
-weights: torchvision's r3d_18; VideoMAE-B of transformers and X3D-S of pytorchvideo where these packages are installed
+OpenCV reads all frames, the same CNN and frames as ours, eager, fp32, frame by frame into nn.LSTM, one video after another. Peers with
+random weights: torchvision's r3d_18; VideoMAE-B of transformers and X3D-S of pytorchvideo where these packages are installed
 (`pip install transformers`, `pip install --no-deps pytorchvideo fvcore iopath`). Floor: decoding alone and inference alone, one after the
 other, on all cores each. Random weights, as time does not depend on them.
 """

@@ -56,6 +56,16 @@ def cluster(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
+def quiet_data() -> None:
+    """Who uses Ray Data tells of the progress itself, and its errors are raised."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
 def _require_answer(address: str) -> None:
     """Raises OSError or ValueError unless something takes connections at ``HOST:PORT``; Ray looks ``auto`` up by itself."""
     if address == "auto":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,25 @@ class ArrayRequest:
 
     clip: ClipRequest
     recipe: tuple[str, ...]  # e.g. the encoder's digest and the augmentation with its seed
+
+
+Compute = Callable[[Clip, ArrayRequest], AnyArray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """An array, and the digest of the file whose bytes were decoded for it."""
+
+    digest: str
+    array: AnyArray
+
+
+class Spread(ABC):
+    """Decodes and computes elsewhere, as on the nodes of a cluster."""
+
+    @abstractmethod
+    def arrays(self, requests: Iterable[ArrayRequest], compute: Compute) -> Iterator[tuple[ArrayRequest, Computed | VideoError]]:
+        """What each request gives, in order of completion. ``compute`` goes where the clips are, so it must travel."""
 
 
 class FeatureCache:
@@ -69,11 +89,11 @@ class FeatureCache:
         self,
         requests: Iterable[ArrayRequest],
         *,
-        pool: DecodePool,
-        compute: Callable[[Clip, ArrayRequest], AnyArray],
+        pool: DecodePool | Spread,
+        compute: Compute,
     ) -> Iterator[tuple[ArrayRequest, Path | VideoError]]:
         """Have every array, decoding only for those that are missing; yields each request once, in order of completion."""
-        missing: list[tuple[ArrayRequest, ClipRequest]] = []
+        missing: list[ArrayRequest] = []
         for request in requests:
             content = self.digest(request.clip.uri)
             if isinstance(content, VideoError):
@@ -83,14 +103,23 @@ class FeatureCache:
             if self.path(key).exists():
                 yield request, self.path(key)
             else:
-                missing.append((request, request.clip))
-        for request, clip in pool.map(missing):
-            if isinstance(clip, VideoError):
-                yield request, clip
+                missing.append(request)
+        arrays = pool.arrays(missing, compute) if isinstance(pool, Spread) else decoded_here(pool, missing, compute)
+        for request, computed in arrays:
+            if isinstance(computed, VideoError):
+                yield request, computed
             else:
-                key = _key(request, clip.digest)  # of the bytes that were decoded, should the file have changed meanwhile
-                self.save(key, compute(clip, request))
+                key = _key(request, computed.digest)  # of the bytes that were decoded, should the file have changed meanwhile
+                self.save(key, computed.array)
                 yield request, self.path(key)
+
+
+def decoded_here(
+    pool: DecodePool, requests: Iterable[ArrayRequest], compute: Compute
+) -> Iterator[tuple[ArrayRequest, Computed | VideoError]]:
+    """As ``Spread.arrays``, by the decode processes of ``pool`` and this one."""
+    for request, clip in pool.map((request, request.clip) for request in requests):
+        yield request, clip if isinstance(clip, VideoError) else Computed(digest=clip.digest, array=compute(clip, request))
 
 
 def module_digest(module: nn.Module) -> str:

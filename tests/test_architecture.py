@@ -48,6 +48,7 @@ OWNERS = {
     "ray": (
         "pipeline/cluster.py",
         "pipeline/cluster_jobs.py",
+        "pipeline/training/ray_arrays.py",
         "pipeline/training/ray_launch.py",
         "pipeline/training/tune_launch.py",
         "pipeline/labeling/ray_launch.py",

@@ -3,7 +3,6 @@ its CPUs where there are none; Ray Data moves CPUs between the two as one or the
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import tempfile
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle
-from reelscribe.pipeline.cluster import cluster
+from reelscribe.pipeline.cluster import cluster, quiet_data
 from reelscribe.pipeline.errors import ReelScribeError
 from reelscribe.pipeline.labeling.exchange import (
     decoded_from_table,
@@ -74,7 +73,7 @@ def label_on_ray(
         import ray
         from ray.exceptions import RayError
 
-        _be_quiet()
+        quiet_data()
         resources: dict[str, Any] = ray.cluster_resources()
         placement = place(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
         per_task = min(MAX_VIDEOS_PER_TASK, max(1, num_videos // (TASKS_PER_CPU * placement.max_decoders)))
@@ -167,13 +166,3 @@ def _chunks(videos: Iterable[Video], size: int) -> Iterator[list[Video]]:
     rest = iter(videos)
     while chunk := list(islice(rest, size)):
         yield chunk
-
-
-def _be_quiet() -> None:
-    """The job tells of its progress itself, and Ray Data's errors are raised."""
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

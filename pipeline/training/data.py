@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reelscribe.pipeline.config import AugmentationConfig, Config, Task
 from reelscribe.pipeline.errors import ManifestError, VideoError
-from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, module_digest
+from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, Spread, module_digest
 from reelscribe.pipeline.fields import labels_of
 from reelscribe.pipeline.predictor import frames_tensor
 from reelscribe.pipeline.sampling import DenseSampling
@@ -92,7 +92,7 @@ def prepare(
     config: Config,
     model: Backbone,
     *,
-    pool: DecodePool,
+    pool: DecodePool | Spread,
     cache: FeatureCache,
     progress: Callable[[int, int], None],
 ) -> TrainingData:

@@ -125,18 +125,19 @@ def run_training(
         run_id=run_id,
         on_begin=begin,
     )
-    with lock, ready(config), run, chatter_in((folder := output / config.name / run.run_id) / LOG_FILE):
+    with lock, ready(config) as spread, run, chatter_in((folder := output / config.name / run.run_id) / LOG_FILE):
         if not found:
             log_recipe(run, config, data_digest, table.num_rows)
         with DecodePool(config.decode.num_workers, config.decode.limits) as pool:
             if leaks is None:
                 with progress("looking for leaks") as advance:
-                    leaks = find_leaks(splits, config, pool=pool, cache=cache, progress=advance)
+                    leaks = find_leaks(splits, config, pool=spread or pool, cache=cache, progress=advance)
             if leaks:
                 run.set_tags({"reelscribe.leaks": f"{len(leaks)}: " + "; ".join(str(leak) for leak in leaks)})
             began = time.perf_counter()
             with progress("decoding and encoding") as advance:
-                data = prepare(splits, config, model, pool=pool, cache=cache, progress=advance)
+                encoding = model.cpu() if spread else model  # other nodes need not have a GPU; those that have one train on it
+                data = prepare(splits, config, encoding, pool=spread or pool, cache=cache, progress=advance)
             decoding_s = time.perf_counter() - began
             checkpoints = None if parent_run_id else _ready_to_keep(config, folder, data)
             if checkpoints:

@@ -20,10 +20,12 @@ from reelscribe.pipeline.bundle import untrained
 from reelscribe.pipeline.cluster import cluster
 from reelscribe.pipeline.config import Config, TrainingConfig
 from reelscribe.pipeline.errors import ReelScribeError, TrainingError, UsageError
+from reelscribe.pipeline.features import Spread
 from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData
 from reelscribe.pipeline.training.loop import Trainer, World
 from reelscribe.pipeline.training.progress import Trained
+from reelscribe.pipeline.training.ray_arrays import SpreadOnRay
 
 STEP_EVERY_S = 1.0  # between two words on how far it is
 
@@ -85,19 +87,21 @@ def train_on_ray(
 
 
 @contextmanager
-def ready(config: Config) -> Iterator[None]:
+def ready(config: Config) -> Iterator[Spread | None]:
     """Inside, the cluster that a training needs is at hand, and large enough; one process needs none.
 
-    Raises UsageError or ServiceUnavailableError, before hours of decoding.
+    The value decodes on all nodes of a cluster; None where this machine is all there is. Raises UsageError or ServiceUnavailableError,
+    before hours of decoding.
     """
     if not on_ray(config):
-        yield
+        yield None
         return
     with cluster(config.cluster.address):
         import ray
 
-        require_places(config.training, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        yield
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        require_places(config.training, [node["Resources"] for node in nodes])
+        yield SpreadOnRay(config.decode.limits) if len(nodes) > 1 else None
 
 
 def on_ray(config: Config) -> bool:

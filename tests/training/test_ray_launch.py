@@ -10,16 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 from test_job import changed, check_the_batch_that_was_kept, history, poisoned
 from tiny_training import drawn_data
 
+from reelscribe.pipeline.bundle import untrained
 from reelscribe.pipeline.config import Config, TrainingConfig
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import StoppedError, TrainingError, UsageError
+from reelscribe.pipeline.features import FeatureCache, Spread
+from reelscribe.pipeline.manifest import read_manifest
+from reelscribe.pipeline.training.data import TrainingData, prepare
 from reelscribe.pipeline.training.job import TrainingResult, run_training
+from reelscribe.pipeline.training.ray_arrays import SpreadOnRay
 from reelscribe.pipeline.training.ray_launch import require_places, train_on_ray
+from reelscribe.pipeline.training.recipes.splits import split_rows
+from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
@@ -112,6 +120,34 @@ def test_a_run_that_diverges_says_the_same(tiny_config: Config) -> None:
     with pytest.raises(TrainingError, match=r"^epoch 1, step \d+: .* lower training\.learning_rate") as caught:
         run_training(config, progress=progress)
     check_the_batch_that_was_kept(config, str(caught.value))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cluster_decodes_as_this_process_does(tiny_config: Config, tmp_path: Path) -> None:
+    config = changed(tiny_config, "model", trainable_stages=0)
+    table = read_manifest(config.data.manifest, require_labels=True)
+    splits = split_rows(table, config.data)
+    (tmp_path / "none.mp4").write_text("no video")
+    splits = replace(splits, train=[*splits.train[:6], {**splits.train[6], "uri": str(tmp_path / "none.mp4")}, *splits.train[7:]])
+    model = untrained(config, splits.labels).eval()
+    done: list[tuple[int, int]] = []
+
+    def prepared(name: str, pool: DecodePool | Spread) -> TrainingData:
+        cache = FeatureCache(tmp_path / name)
+        return prepare(splits, config, model, pool=pool, cache=cache, progress=lambda *shares: done.append(shares))
+
+    with DecodePool(1, config.decode.limits) as pool:
+        here = prepared("here", pool)
+    done.clear()
+    there = prepared("there", SpreadOnRay(config.decode.limits))
+    assert done[-1][0] == done[-1][1] == len(done)
+    assert there.digest == here.digest
+    assert "not_a_video" in {failure.failure for failure in there.failures}  # beside the drawn folder's own
+    assert there.failures == here.failures
+    for mine, theirs in zip(here.train.files + here.val.files, there.train.files + there.val.files, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(np.load(one), np.load(other), atol=1e-2)
 
 
 @pytest.mark.slow

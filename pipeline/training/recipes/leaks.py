@@ -15,7 +15,7 @@ import numpy as np
 
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.errors import ManifestError, VideoError
-from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache
+from reelscribe.pipeline.features import AnyArray, ArrayRequest, FeatureCache, Spread
 from reelscribe.pipeline.training.recipes.splits import Row, Splits, row_request
 from reelscribe.pipeline.video import fingerprint as look
 from reelscribe.pipeline.video.clip import Clip
@@ -38,7 +38,7 @@ class Leak:
 
 
 def find_leaks(
-    splits: Splits, config: Config, *, pool: DecodePool, cache: FeatureCache, progress: Callable[[int, int], None]
+    splits: Splits, config: Config, *, pool: DecodePool | Spread, cache: FeatureCache, progress: Callable[[int, int], None]
 ) -> tuple[Leak, ...]:
     """Every leak between training and held-out rows; of a group or a file that is on both sides, one pair.
 
@@ -88,7 +88,7 @@ def _alike(train: list[Row], held_out: list[Row], prints: dict[str, look.Fingerp
 
 
 def _fingerprints(
-    rows: list[Row], config: Config, pool: DecodePool, cache: FeatureCache, progress: Callable[[int, int], None]
+    rows: list[Row], config: Config, pool: DecodePool | Spread, cache: FeatureCache, progress: Callable[[int, int], None]
 ) -> dict[str, look.Fingerprint]:
     """By video id, for the rows that can be decoded; kept in the cache."""
     clips = {row["video_id"]: row_request(row, sampling=look.SAMPLING, size=look.SIZE, backend=config.decode.backend) for row in rows}
