@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 TRAIN_COLOR, VAL_COLOR = "#c2410c", "#1d4ed8"  # told apart by the colour-blind too, and by line style
 MAX_LABEL_CHARACTERS = 28
@@ -161,19 +161,23 @@ def accuracy_against_cost(
     measure: str = "top-1",
     is_share: bool = True,
 ) -> None:
-    """One point a candidate, with a bar of one deviation up and down, as a PNG of 900 x 560 pixels.
+    """One point a candidate, with a bar of one deviation up and down, as a PNG of 900 x 560 pixels; the legend begins with the best.
 
     Costs are positive; their axis is logarithmic. ``measure`` is what the accuracies are, as percentages if it ``is_share``.
     """
     figure = _figure(width=9, height=5.6)
     axes = figure.subplots()
-    axes.errorbar(costs, accuracies, yerr=deviations, fmt="o", color=VAL_COLOR, ecolor="#94a3b8", capsize=3)
-    for name, cost, accuracy in zip(names, costs, accuracies, strict=True):
-        axes.annotate(name, (cost, accuracy), xytext=(6, 6), textcoords="offset points", fontsize=8, parse_math=False)
+    best_first = sorted(range(len(names)), key=lambda i: accuracies[i], reverse=is_share)
+    for place, i in enumerate(best_first):
+        color, marker = f"C{place % 10}", "osD^vP"[place // 10 % 6]
+        axes.errorbar(costs[i], accuracies[i], yerr=deviations[i], fmt=marker, color=color, alpha=0.85, capsize=3, label=names[i])
+    for text in figure.legend(loc="outside right upper", frameon=False).get_texts():
+        text.set_parse_math(False)
     axes.set_xscale("log")
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.1, y=0.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter())
-    axes.xaxis.set_minor_formatter(EngFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     if is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(cost_name)
