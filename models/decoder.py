@@ -8,7 +8,7 @@ scores come from the table of embeddings itself (tied, arXiv 1608.05859).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Memory(NamedTuple):
     counts: Tensor  # (B, T) true at frames that count
     start: Tensor  # (B, hidden), the decoder's first state
     cells: Tensor | None = None  # (B, T, S, hidden)
-    cell_keys: Tensor | None = None  # (B, T, S, hidden)
+    cell_keys: Tensor | None = None  # (B, T, S, hidden), where the attention needs them
 
     def repeated(self, times: int) -> Memory:
         """For so many hypotheses of each clip, which follow each other."""
@@ -65,6 +65,12 @@ class DotAttention(nn.Module):
         """(B, L, size), (B, M, size) -> scores (B, L, M)."""
         asked: Tensor = self.query(queries)
         return asked @ keys.transpose(1, 2) / math.sqrt(keys.shape[2])
+
+    def unmade(self, queries: Tensor, seen: Tensor, keys: nn.Linear) -> Tensor:
+        """As forward with keys made of what is seen (B, M, size), without making these many: q . (K s + b) = (K' q) . s + q . b."""
+        asked: Tensor = self.query(queries)
+        scores = (asked @ keys.weight) @ seen.transpose(1, 2) + (asked @ keys.bias)[..., None]
+        return scores / math.sqrt(keys.out_features)
 
 
 ATTENTIONS: dict[str, type[AdditiveAttention | DotAttention]] = {"additive": AdditiveAttention, "dot": DotAttention}
@@ -119,7 +125,7 @@ class AttendingDecoder(nn.Module):
         if cells is None:
             return memory
         found = self.cells(cells.flatten(3).transpose(2, 3))  # (B, T, S, hidden)
-        return memory._replace(cells=found, cell_keys=self.cell_keys(found))
+        return memory._replace(cells=found, cell_keys=None if isinstance(self.cell_attention, DotAttention) else self.cell_keys(found))
 
     def first_state(self, memory: Memory) -> DecoderState:
         """The state before the first word."""
@@ -156,11 +162,18 @@ class AttendingDecoder(nn.Module):
         carried = tuple(part[0] for part in after) if parts == 2 else (after[0],)
         weights, covered = self._moments(asked, state, memory)
         seen, looked = weights @ memory.moments, weights
-        if memory.cells is not None and memory.cell_keys is not None:
-            inside = self.cell_attention(asked, memory.cell_keys.flatten(1, 2)).unflatten(2, memory.cells.shape[1:3]).softmax(dim=3)
+        if memory.cells is not None:
+            inside = self._places(asked, memory).unflatten(2, memory.cells.shape[1:3]).softmax(dim=3)
             looked = weights[..., None] * inside  # (B, L, T, S)
             seen = torch.cat((seen, looked.flatten(2) @ memory.cells.flatten(1, 2)), 2)
         return torch.cat((asked, seen), 2), (*carried, *covered), looked
+
+    def _places(self, asked: Tensor, memory: Memory) -> Tensor:
+        """States (B, L, hidden) -> the score of each cell of all moments (B, L, T * S)."""
+        if isinstance(self.cell_attention, DotAttention):
+            return self.cell_attention.unmade(asked, cast("Tensor", memory.cells).flatten(1, 2), self.cell_keys)
+        scores: Tensor = self.cell_attention(asked, cast("Tensor", memory.cell_keys).flatten(1, 2))
+        return scores
 
     def _moments(self, asked: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
         """States (B, L, hidden) -> the weight of each moment (B, L, T), and with coverage the attention paid so far."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from reelscribe.models.captioner import Captioner
-from reelscribe.models.decoder import ATTENTIONS, BEGIN, DECODERS, END, UNKNOWN
+from reelscribe.models.decoder import ATTENTIONS, BEGIN, DECODERS, END, UNKNOWN, DotAttention
 
 TOKENS = 11
 TINY: dict[str, Any] = {
@@ -137,6 +137,13 @@ def test_any_core_carries_the_decoder(core: str) -> None:
     model = captioner(recurrent=core, motion="shift_difference")
     loss_of(model(clips(), LENGTHS, SENTENCES), SENTENCES).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_keys_that_are_not_made_give_the_same_scores() -> None:
+    torch.manual_seed(0)
+    attention, keys = DotAttention(12), torch.nn.Linear(12, 12)
+    queries, seen = torch.randn(2, 3, 12), torch.randn(2, 50, 12)
+    torch.testing.assert_close(attention.unmade(queries, seen, keys), attention(queries, keys(seen)), atol=1e-6, rtol=1e-5)
 
 
 def test_the_log_probability_is_that_of_the_sentence() -> None:
