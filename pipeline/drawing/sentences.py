@@ -64,7 +64,7 @@ class Sentence(NamedTuple):
         return f"{self.first} and then {self.second}"
 
 
-def draw_sentence_dataset(folder: Path, *, num_videos: int = 720, seed: int = 0) -> Path:
+def draw_sentence_dataset(folder: Path, *, num_videos: int = 1440, seed: int = 0) -> Path:
     """Draw ``num_videos`` H.264 files of about 2 s, 96x128 pixels; returns the path of ``manifest.csv`` (path, caption, split).
 
     Of twelve videos one is for ``val``, one for ``test`` and one in ``new/`` without a row, its caption in ``truth.csv``; the others are

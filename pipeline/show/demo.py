@@ -45,7 +45,7 @@ def demo(result: DemoResult, *, as_json: bool) -> None:
     say(f"  same model, frames shuffled    {words} {shuffled[figure]:.2f}")
     say(f"training clips left out          {len(result.training.failures)} (broken files)")
     say(f"new videos labelled              {job.labelled} of {job.total}, {result.right} of them right")
-    say(f"new videos that failed           {job.failed}: {failed}\n")
+    say(f"new videos that failed           {job.failed}{failed and f': {failed}'}\n")
     say(f"report    {job.out}/{REPORT_FILE}")
     say(f"model     reelscribe registry show {result.training.model_uri} {where}")
     say(f"runs      {how_to_look(result.training.tracking_uri)}")
