@@ -170,7 +170,7 @@ class Ours:
         return alone + measured(lambda: (predict.setup(), inference()), videos)
 
 
-def found(folder: Path) -> list[Path]:
+def videos_in(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.mp4")) + sorted(folder.rglob("*.avi"))
 
 
@@ -212,7 +212,7 @@ def main() -> None:
         for runtime in runtimes:
             choose(bundle, runtime, "cpu")
         others = peers()
-        clips = link([found(arguments.data / name) for name in ("fights", "gestures")], folder / "clips", arguments.videos)
+        clips = link([videos_in(arguments.data / name) for name in ("fights", "gestures")], folder / "clips", arguments.videos)
         print(f"\n{len(clips)} clips")
         take_turns(bundle, runtimes, others, clips, rounds=arguments.rounds, num_few=arguments.few)
         if arguments.long:
@@ -222,15 +222,7 @@ def main() -> None:
             take_turns(bundle, runtimes, others, long, rounds=arguments.rounds, num_few=1)
 
 
-def take_turns(
-    bundle: ModelBundle,
-    runtimes: list[Runtime],
-    others: dict[str, Callable[[Path], object]],
-    files: list[Path],
-    *,
-    rounds: int,
-    num_few: int,
-) -> None:
+def take_turns(bundle: ModelBundle, runtimes: list[Runtime], others: Peers, files: list[Path], *, rounds: int, num_few: int) -> None:
     """Every contender on the files of one folder, round after round; prints the table."""
     taken: dict[str, list[Taken]] = {}
     folder = files[0].parent

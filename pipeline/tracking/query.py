@@ -7,7 +7,7 @@ is read only where it matters. Pages are ordered by name and version, so a versi
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,11 @@ class _Registry:
         """The same versions with what their runs say; with ``only``, runs that the server's filter refuses are as good as absent."""
         wanted = {v.run_id for v in versions if v.run_id} - self._runs.keys()
         self._runs |= fetch_runs(self._client, self._uri, wanted, experiments=self._all_experiments() if wanted else [], only=only)
-        return [with_run(v, self._runs.get(v.run_id or "")) for v in versions]
+        return self._with_runs(versions)
+
+    def _with_runs(self, versions: Iterable[ModelVersion]) -> list[ModelVersion]:
+        """The same versions with those of their runs that are read."""
+        return [with_run(version, self._runs.get(version.run_id or "")) for version in versions]
 
     def _all_experiments(self) -> list[str]:
         if self._experiments is None:
@@ -102,19 +106,18 @@ class _Registry:
 
     def _candidates(self, condition: Condition | None, aliases: Aliases) -> list[ModelVersion]:
         """Every version that may meet the condition, with its run where that was read to find it."""
-        searches: list[str] = []
-        narrow = True
+        wide: list[Alternative] = []
         holders: set[tuple[str, int]] = set()
         for alternative in alternatives(condition):
             held = _alias_holders(alternative, aliases)
             if held is not None and len(held) <= _BY_NUMBER:
                 holders |= held
             else:
-                searches.append(version_filter(alternative))
-                narrow = narrow and is_narrow(alternative)
+                wide.append(alternative)
+        searches = [version_filter(alternative) for alternative in wide]
         if "" in searches:  # everything, so nothing else
             searches, holders = [""], set()
-        by_runs = None if narrow else self._by_runs(condition, searches)
+        by_runs = None if all(map(is_narrow, wide)) else self._by_runs(condition, searches)
         if by_runs is not None:
             searches = by_runs
         elif searches == [""]:
@@ -122,8 +125,7 @@ class _Registry:
         by_number = at_once(self._client, lambda holder: [_by_number(self._client, self._uri, *holder)], sorted(holders))
         by_search = at_once(self._client, lambda words: list(_search(self._client, self._uri, words)), searches)
         found = {(one.name, one.version): one for one in chain.from_iterable([*by_number, *by_search])}
-        versions = (to_version(one, aliases.get(one.name, {})) for one in found.values())
-        return [with_run(version, self._runs.get(version.run_id or "")) for version in versions]
+        return self._with_runs(to_version(one, aliases.get(one.name, {})) for one in found.values())
 
     def _by_runs(self, condition: Condition | None, searches: Sequence[str]) -> list[str] | None:
         """The same searches, of those versions alone whose runs can meet the condition; None where that may be every run, or many."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,16 @@ def test_a_closed_tracker_refuses_to_log(sqlite_uri: str) -> None:
 
 def test_flatten_keeps_text_and_writes_the_rest_as_json() -> None:
     assert flatten({"a": {"b": {"c": "x"}}, "d": None, "e": (1, 2), "f": False}) == {"a.b.c": "x", "d": "null", "e": "[1, 2]", "f": "false"}
+
+
+def test_the_command_that_repeats_a_run_is_the_one_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "said.py").write_text("from reelscribe.pipeline.tracking.provenance import repeat_command\nprint(repeat_command())\n")
+    arguments = ["a b", "http://me:secret@store/x"]
+
+    def said(*program: str) -> str:
+        command = [sys.executable, *program, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    for program, words in ((("-m", "said"), "python -m said 'a b' "), (("said.py",), "said.py 'a b' ")):
+        assert said(*program).startswith(words)
+        assert "secret" not in said(*program)
