@@ -121,11 +121,15 @@ class Captioner(Backbone):
         return step
 
     def _own(self, tokens: Tensor) -> Tensor | None:
-        """Where the decoder hears itself (B, L); drawn for the whole batch, as dropout is, so that ranks stay in step."""
+        """Where the decoder hears itself (B, L); drawn for the whole batch, as dropout is, so that ranks stay in step.
+
+        By a generator of its own: sentences are as long as the longest of a rank, and the dropout that follows must not depend on that.
+        """
         if not self.training or not self.scheduled_sampling:
             return None
         offset, total = self.output_dropout.shard or (0, len(tokens))
-        draws = torch.rand(tokens.shape[1], total)[:, offset : offset + len(tokens)].T
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        draws = torch.rand(tokens.shape[1], total, generator=generator)[:, offset : offset + len(tokens)].T
         return (draws < self.scheduled_sampling).to(tokens.device)
 
 

@@ -8,7 +8,7 @@ scores come from the table of embeddings itself (tied, arXiv 1608.05859).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Memory(NamedTuple):
     counts: Tensor  # (B, T) true at frames that count
     start: Tensor  # (B, hidden), the decoder's first state
     cells: Tensor | None = None  # (B, T, S, hidden)
-    cell_keys: Tensor | None = None  # (B, T, S, hidden), where the attention needs them
+    cell_keys: Tensor | None = None  # (B, T, S, hidden)
 
     def repeated(self, times: int) -> Memory:
         """For so many hypotheses of each clip, which follow each other."""
@@ -41,11 +41,12 @@ class Memory(NamedTuple):
 
 
 class AdditiveAttention(nn.Module):
-    """v . tanh(W q + k) (arXiv 1409.0473)."""
+    """v . tanh(W q + K s) (arXiv 1409.0473)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.query = nn.Linear(size, size, bias=False)
+        self.keys = nn.Linear(size, size)
         self.score = nn.Linear(size, 1, bias=False)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
@@ -55,22 +56,20 @@ class AdditiveAttention(nn.Module):
 
 
 class DotAttention(nn.Module):
-    """W q . k over the root of their size (arXiv 1706.03762)."""
+    """W q . s (``general`` in arXiv 1508.04025) over the root of their size (arXiv 1706.03762).
+
+    A map of the keys would only multiply W, and its bias would cancel in the softmax.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.query = nn.Linear(size, size, bias=False)
+        self.keys = nn.Identity()
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """(B, L, size), (B, M, size) -> scores (B, L, M)."""
         asked: Tensor = self.query(queries)
         return asked @ keys.transpose(1, 2) / math.sqrt(keys.shape[2])
-
-    def unmade(self, queries: Tensor, seen: Tensor, keys: nn.Linear) -> Tensor:
-        """As forward with keys made of what is seen (B, M, size), without making these many: q . (K s + b) = (K' q) . s + q . b."""
-        asked: Tensor = self.query(queries)
-        scores = (asked @ keys.weight) @ seen.transpose(1, 2) + (asked @ keys.bias)[..., None]
-        return scores / math.sqrt(keys.out_features)
 
 
 ATTENTIONS: dict[str, type[AdditiveAttention | DotAttention]] = {"additive": AdditiveAttention, "dot": DotAttention}
@@ -103,12 +102,10 @@ class AttendingDecoder(nn.Module):
         self.embedding = nn.Embedding(num_tokens, embedding_size)
         nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)  # the same table gives scores
         self.start = nn.Linear(hidden_size, hidden_size)
-        self.moment_keys = nn.Linear(hidden_size, hidden_size)
         self.moment_attention = ATTENTIONS[attention](hidden_size)
         seen = hidden_size
         if cell_channels is not None:
             self.cells = nn.Sequential(nn.Linear(cell_channels, hidden_size), nn.ReLU())  # no norm: what stands still is to stay small
-            self.cell_keys = nn.Linear(hidden_size, hidden_size)
             self.cell_attention = ATTENTIONS[attention](hidden_size)
             seen += hidden_size
         self.sees_cells = cell_channels is not None
@@ -121,11 +118,11 @@ class AttendingDecoder(nn.Module):
     def remember(self, states: Tensor, lengths: Tensor, summary: Tensor, cells: Tensor | None) -> Memory:
         """States (B, T, hidden), of which the first lengths (B,) count, their summary (B, hidden), and cells (B, T, C, h, w)."""
         counts = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-        memory = Memory(states, self.moment_keys(states), counts, torch.tanh(self.start(summary)))
+        memory = Memory(states, self.moment_attention.keys(states), counts, torch.tanh(self.start(summary)))
         if cells is None:
             return memory
         found = self.cells(cells.flatten(3).transpose(2, 3))  # (B, T, S, hidden)
-        return memory._replace(cells=found, cell_keys=None if isinstance(self.cell_attention, DotAttention) else self.cell_keys(found))
+        return memory._replace(cells=found, cell_keys=self.cell_attention.keys(found))
 
     def first_state(self, memory: Memory) -> DecoderState:
         """The state before the first word."""
@@ -162,18 +159,11 @@ class AttendingDecoder(nn.Module):
         carried = tuple(part[0] for part in after) if parts == 2 else (after[0],)
         weights, covered = self._moments(asked, state, memory)
         seen, looked = weights @ memory.moments, weights
-        if memory.cells is not None:
-            inside = self._places(asked, memory).unflatten(2, memory.cells.shape[1:3]).softmax(dim=3)
+        if memory.cells is not None and memory.cell_keys is not None:
+            inside = self.cell_attention(asked, memory.cell_keys.flatten(1, 2)).unflatten(2, memory.cells.shape[1:3]).softmax(dim=3)
             looked = weights[..., None] * inside  # (B, L, T, S)
             seen = torch.cat((seen, looked.flatten(2) @ memory.cells.flatten(1, 2)), 2)
         return torch.cat((asked, seen), 2), (*carried, *covered), looked
-
-    def _places(self, asked: Tensor, memory: Memory) -> Tensor:
-        """States (B, L, hidden) -> the score of each cell of all moments (B, L, T * S)."""
-        if isinstance(self.cell_attention, DotAttention):
-            return self.cell_attention.unmade(asked, cast("Tensor", memory.cells).flatten(1, 2), self.cell_keys)
-        scores: Tensor = self.cell_attention(asked, cast("Tensor", memory.cell_keys).flatten(1, 2))
-        return scores
 
     def _moments(self, asked: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
         """States (B, L, hidden) -> the weight of each moment (B, L, T), and with coverage the attention paid so far."""

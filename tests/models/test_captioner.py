@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from reelscribe.models.captioner import Captioner
-from reelscribe.models.decoder import ATTENTIONS, BEGIN, DECODERS, END, UNKNOWN, DotAttention
+from reelscribe.models.decoder import ATTENTIONS, BEGIN, DECODERS, END, UNKNOWN
 
 TOKENS = 11
 TINY: dict[str, Any] = {
@@ -70,7 +70,7 @@ class TestEveryCombination:
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
-            assert parameter.grad.abs().sum() > 0, name
+            assert parameter.grad.abs().max() > 1e-8, name  # less is rounding, which Adam makes steps of
 
     def test_padding_changes_nothing(self, decoder: str, attention: str, space: bool) -> None:
         model = captioner(decoder=decoder, attention=attention, attend_space=space, coverage=True).eval()
@@ -137,13 +137,6 @@ def test_any_core_carries_the_decoder(core: str) -> None:
     model = captioner(recurrent=core, motion="shift_difference")
     loss_of(model(clips(), LENGTHS, SENTENCES), SENTENCES).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_keys_that_are_not_made_give_the_same_scores() -> None:
-    torch.manual_seed(0)
-    attention, keys = DotAttention(12), torch.nn.Linear(12, 12)
-    queries, seen = torch.randn(2, 3, 12), torch.randn(2, 50, 12)
-    torch.testing.assert_close(attention.unmade(queries, seen, keys), attention(queries, keys(seen)), atol=1e-6, rtol=1e-5)
 
 
 def test_the_log_probability_is_that_of_the_sentence() -> None:

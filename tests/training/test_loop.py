@@ -116,7 +116,7 @@ def test_workers_of_a_process_group_give_the_numbers_of_one_process(
     for mine, theirs in zip(alone.history, history, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
     for name, tensor in alone.state.items():
-        torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
     if workers == 4:
         kept = Checkpoints(root=str(tmp_path / "kept"), config=CheckpointConfig(), recipe={}, data_digest="")
         shutil.rmtree(tmp_path / "kept" / "epoch-0004-step-000000")
