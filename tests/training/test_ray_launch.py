@@ -61,7 +61,7 @@ def test_a_cluster_without_room(workers: int, gpus: float, nodes: list[dict[str,
 
 def on_two_workers(config: Config) -> Config:
     """Long enough to be disturbed before it ends."""
-    config = changed(config, "training", workers=2, epochs=12)
+    config = changed(config, "training", workers=2, epochs=6)
     return config.model_copy(update={"name": "spread"})
 
 
@@ -104,7 +104,7 @@ def test_stopped_by_ctrl_c_one_process_goes_on(alone: TrainingResult, tiny_confi
         yield advance
 
     rename = {"name": "stopped-on-ray"}
-    with pytest.raises(StoppedError, match=r"stopped in epoch \d+ of 12.*reelscribe train --resume \w+") as caught:
+    with pytest.raises(StoppedError, match=r"stopped in epoch \d+ of 6.*reelscribe train --resume \w+") as caught:
         run_training(on_two_workers(tiny_config).model_copy(update=rename), progress=interrupting)
     resumed = run_training(in_this_process(tiny_config).model_copy(update=rename), progress=progress)
     assert resumed.run_id == str(caught.value).rpartition(" ")[2]
