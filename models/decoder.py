@@ -37,7 +37,8 @@ class Memory(NamedTuple):
     def repeated(self, times: int) -> Memory:
         """For so many hypotheses of each clip, which follow each other."""
         parts: dict[str, Tensor] = {name: part for name, part in self._asdict().items() if part is not None}
-        return Memory(**{name: part.repeat_interleave(times, 0) for name, part in parts.items()})
+        repeated = {id(part): part.repeat_interleave(times, 0) for part in parts.values()}  # once where the keys are what is seen itself
+        return Memory(**{name: repeated[id(part)] for name, part in parts.items()})
 
 
 class AdditiveAttention(nn.Module):
