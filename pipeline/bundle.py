@@ -3,6 +3,7 @@
 ``model.json``           everything needed to use the model: network, labels, sampling, frame size, temperature, origin
 ``weights.safetensors``  the tensors
 ``README.md``            the model card
+``clips.npz``            some validation clips as the model sees them, where they were kept: runtimes are held against torch on them
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reelscribe.pipeline.captions import CaptionConfig
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 SPEC_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "README.md"
+CLIPS_FILE = "clips.npz"
+
+SampleClip = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]  # frames (T, H, W, 3), and seconds since the frame before (T,)
 
 
 class BundleSpec(BaseModel):
@@ -94,6 +100,21 @@ class ModelBundle:
         """SHA-256 of the weights file, hex."""
         with (self.folder / WEIGHTS_FILE).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @cached_property
+    def clips_digest(self) -> str | None:
+        """SHA-256 of the file of clips, hex; None where there is none."""
+        if not (self.folder / CLIPS_FILE).is_file():
+            return None
+        with (self.folder / CLIPS_FILE).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def clips(self) -> list[SampleClip]:
+        """Real ones that training kept, as the model sees them; none of a captioner, or of a model that was made without."""
+        if not (self.folder / CLIPS_FILE).is_file():
+            return []
+        with np.load(self.folder / CLIPS_FILE, allow_pickle=False) as arrays:
+            return [(arrays[f"frames{i}"], arrays[f"gaps{i}"]) for i in range(len(arrays.files) // 2)]
 
     def request(
         self,
@@ -174,10 +195,11 @@ def new_captioner(
         raise ModelError(str(error)) from error
 
 
-def save_bundle(folder: Path, *, spec: BundleSpec, state: dict[str, Tensor], card: str) -> ModelBundle:
+def save_bundle(folder: Path, *, spec: BundleSpec, state: dict[str, Tensor], card: str, clips: Sequence[SampleClip] = ()) -> ModelBundle:
     """Write a model folder whole or not at all; a folder already there is replaced.
 
-    ``state`` maps names to tensors (``Recognizer.state_dict()``), ``card`` is Markdown.
+    ``state`` maps names to tensors (``Recognizer.state_dict()``), ``card`` is Markdown, ``clips`` are real ones, for runtimes to be held
+    against torch on, and calibrated.
     """
     from safetensors.torch import save_file
 
@@ -186,6 +208,9 @@ def save_bundle(folder: Path, *, spec: BundleSpec, state: dict[str, Tensor], car
         new = Path(temporary) / "new"
         new.mkdir()
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, new / WEIGHTS_FILE)
+        if clips:
+            arrays = {f"{name}{i}": array for i, clip in enumerate(clips) for name, array in zip(("frames", "gaps"), clip, strict=True)}
+            np.savez_compressed(new / CLIPS_FILE, **arrays)  # type: ignore[arg-type]
         (new / CARD_FILE).write_text(card, encoding="utf-8")
         (new / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
         old = Path(temporary) / "old"

@@ -191,6 +191,9 @@ class TrainingConfig(_Section):
     gradient_health_every: int = Field(default=0, ge=0, description="epochs between two looks at the gradients; 0 never looks")
     checkpoint: CheckpointConfig = CheckpointConfig()
     workers: int = Field(default=1, ge=1, description="more than one trains on Ray")
+    min_workers: int = Field(
+        default=0, ge=0, description="with so many Ray begins, or goes on where a node is gone; 0 waits for all; the numbers stay the same"
+    )
     gpus_per_worker: float = Field(default=0.0, ge=0, description="on Ray")
     max_restarts: int = Field(
         default=10, ge=0, description="times that Ray starts all workers again, from the newest checkpoint, as one died"
@@ -202,6 +205,8 @@ class TrainingConfig(_Section):
     @model_validator(mode="after")
     def _nothing_in_vain(self) -> Self:
         """Settings that would undo each other, or do nothing."""
+        if self.min_workers > self.workers:
+            raise ValueError(f"min_workers={self.min_workers} is more than workers={self.workers}")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate={self.accumulate} is more parts than batch_size={self.batch_size} has clips")
         if self.self_critical_epochs >= self.epochs:
@@ -214,10 +219,13 @@ class TrainingConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """What is asked of the finished model, where a clip has a single label."""
+    """What is asked of the finished model."""
 
     precision: float = Field(
         default=0.95, gt=0, lt=1, description="share of right labels wanted among the accepted ones; sets the confidence that accepts one"
+    )
+    keep_clips: int = Field(
+        default=8, ge=0, description="validation clips whose frames are kept with the model, to hold runtimes against and calibrate them"
     )
 
 
@@ -348,7 +356,7 @@ class Config(_Section):
     @property
     def recipe(self) -> dict[str, Any]:
         """What decides the numbers of a training and the name of the result, not where it runs and what it keeps."""
-        placement = {"workers", "gpus_per_worker", "max_restarts", "device", "checkpoint"}
+        placement = {"workers", "min_workers", "gpus_per_worker", "max_restarts", "device", "checkpoint"}
         return self.model_dump(
             mode="json", exclude={"output": True, "tracking": True, "cluster": True, "decode": True, "search": True, "training": placement}
         )

@@ -11,6 +11,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,10 +80,20 @@ class FeatureCache:
 
     def save(self, key: str, array: AnyArray) -> None:
         """Store an array; readers see it whole or not at all."""
+        with self._new(key) as temporary:
+            np.save(temporary, array)
+
+    def save_bytes(self, key: str, content: bytes) -> None:
+        """Store what another cache has in the file of this key."""
+        with self._new(key) as temporary:
+            temporary.write_bytes(content)
+
+    @contextmanager
+    def _new(self, key: str) -> Iterator[Path]:
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{key}.{os.getpid()}.npy")
-        np.save(temporary, array)
+        yield temporary
         temporary.rename(path)
 
     def fill(

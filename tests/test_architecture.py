@@ -50,6 +50,7 @@ OWNERS = {
         "pipeline/cluster_jobs.py",
         "pipeline/training/ray_arrays.py",
         "pipeline/training/ray_launch.py",
+        "pipeline/training/ray_relay.py",
         "pipeline/training/tune_launch.py",
         "pipeline/labeling/ray_launch.py",
     ),

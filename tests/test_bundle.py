@@ -6,6 +6,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,17 @@ def test_a_seed_fixes_the_first_weights() -> None:
     first, again, other = (new_recognizer(TINY, FRAMES, num_classes=3, seed=s).state_dict() for s in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_clips_come_back_as_they_were_kept(tmp_path: Path) -> None:
+    clips = [(np.full((count, 2, 3, 3), count, dtype=np.uint8), np.arange(count, dtype=np.float32)) for count in (4, 2)]
+    without = save_bundle(tmp_path / "without", spec=spec(), state={}, card="")
+    assert (without.clips(), without.clips_digest) == ([], None)
+    kept = save_bundle(tmp_path / "kept", spec=spec(), state={}, card="", clips=clips)
+    assert kept.clips_digest
+    for (frames, gaps), (same, times) in zip(clips, kept.clips(), strict=True):
+        np.testing.assert_array_equal(frames, same)
+        np.testing.assert_array_equal(gaps, times)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:

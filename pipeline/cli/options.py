@@ -13,7 +13,7 @@ TrackingUri = Annotated[
 Model = Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a model folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Runtime = Annotated[
-    Literal["torch", "openvino", "openvino-bf16", "onnxruntime", "torch-compile", "auto"],
+    Literal["torch", "openvino", "openvino-bf16", "openvino-int8", "onnxruntime", "torch-compile", "auto"],
     typer.Option(help="What runs the network; auto: the fastest on this machine that agrees with torch."),
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Decode processes; 0 is one per core. On Ray the cluster's CPUs decide.")]

@@ -77,6 +77,8 @@ def choose(bundle: ModelBundle, wanted: RuntimeChoice, device: str) -> Chosen:
         pick_gpu(device)
     if wanted in GRAPH_RUNTIMES:
         verdict = agreement(bundle, wanted)
+        if verdict.reason:
+            raise ModelError(f"runtime '{wanted}': {verdict.reason}")
         if not verdict.agrees:
             raise ModelError(f"runtime '{wanted}' {verdict.say()} on the model's sample (allowed: {TOLERANCE}); use --runtime torch")
     return Chosen(runtime=wanted, why="as asked")
@@ -105,7 +107,7 @@ def agreement(bundle: ModelBundle, runtime: GraphRuntime) -> Verdict:
     """How a runtime agrees with torch, from what was kept or found now."""
     graph = graph_of(bundle)
     found = _load(graph)
-    if runtime not in found.verdicts:
+    if runtime not in found.verdicts or found.verdicts[runtime].reason:
         found.verdicts[runtime] = _try(bundle, graph, runtime)
         _save(graph, found)
     return found.verdicts[runtime]
@@ -114,7 +116,10 @@ def agreement(bundle: ModelBundle, runtime: GraphRuntime) -> Verdict:
 def _try(bundle: ModelBundle, graph: GraphFolder, runtime: GraphRuntime) -> Verdict:
     if reason := refusal(runtime):
         return Verdict(reason=reason)
-    engine = open_engine(graph, runtime)
+    try:
+        engine = open_engine(graph, runtime)
+    except ModelError as error:
+        return Verdict(reason=str(error))
     sample = graph.sample()
     clips = [(frames, gaps) for frames, gaps, _ in sample]
     found = [probabilities(logits, bundle.spec) for logits in engine(clips)]

@@ -6,13 +6,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from reelscribe.pipeline.config import usable_cores
-from reelscribe.pipeline.runtimes.graphs import FIRST_FILE, NEXT_FILE, FloatArray, GraphFolder
+from reelscribe.pipeline.runtimes.graphs import FIRST_FILE, NEXT_FILE, FloatArray, GraphFolder, int8_file, require_int8
 from reelscribe.pipeline.runtimes.names import GraphRuntime
 
 _CLIPS_AT_ONCE = 8  # as many as a batch of labelling has
@@ -59,18 +59,22 @@ class Engine(ABC):
 class OpenVinoEngine(Engine):
     """OpenVINO on the CPU; what it compiles is kept beside the graph, so that later processes start sooner."""
 
-    def __init__(self, graph: GraphFolder, precision: str) -> None:
+    def __init__(self, graph: GraphFolder, precision: Literal["f32", "bf16", "int8"]) -> None:
         super().__init__(graph)
         import openvino
 
+        if precision == "int8":
+            require_int8(graph)
+        files = {file: graph.folder / (int8_file(file) if precision == "int8" else file) for file in graph.files}
+
         core = openvino.Core()
         settings = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",  # of what is not in integers
             "NUM_STREAMS": str(self.lanes),
             "INFERENCE_NUM_THREADS": str(self.lanes * self.threads),
             "CACHE_DIR": str(graph.folder / "openvino"),
         }
-        self._models = {file: core.compile_model(graph.folder / file, "CPU", settings) for file in _files(graph)}
+        self._models = {name: core.compile_model(file, "CPU", settings) for name, file in files.items()}
         self._own = threading.local()
 
     def _run(self, file: str, inputs: Arrays) -> Arrays:
@@ -95,17 +99,13 @@ class OnnxEngine(Engine):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors
         self._sessions = {
-            file: onnxruntime.InferenceSession(graph.folder / file, options, providers=["CPUExecutionProvider"]) for file in _files(graph)
+            file: onnxruntime.InferenceSession(graph.folder / file, options, providers=["CPUExecutionProvider"]) for file in graph.files
         }
 
     def _run(self, file: str, inputs: Arrays) -> Arrays:
         session = self._sessions[file]
         wanted = {port.name: inputs[port.name] for port in session.get_inputs()}  # what does not decide anything is no input
         return dict(zip([output.name for output in session.get_outputs()], session.run(None, wanted), strict=True))
-
-
-def _files(graph: GraphFolder) -> list[str]:
-    return [file for file in (FIRST_FILE, NEXT_FILE) if (graph.folder / file).is_file()]
 
 
 def open_engine(graph: GraphFolder, runtime: GraphRuntime) -> Engine:
@@ -115,5 +115,7 @@ def open_engine(graph: GraphFolder, runtime: GraphRuntime) -> Engine:
             return OpenVinoEngine(graph, "f32")
         case "openvino-bf16":
             return OpenVinoEngine(graph, "bf16")
+        case "openvino-int8":
+            return OpenVinoEngine(graph, "int8")
         case "onnxruntime":
             return OnnxEngine(graph)

@@ -6,7 +6,7 @@ once; else it takes chunks, and carries the state of the network from one to the
 ``first.onnx``  frames (K, H, W, 3) of bytes, of which the first ``length`` (1,) count, and ``gaps`` (K,) for a model that takes them
                 -> ``logits``, (C,) or, frame by frame, (K, C); and in chunks the state after them, ``after.NAME``
 ``next.onnx``   in chunks, the same with the state before them, ``before.NAME``
-``sample.npz``  drawn clips, and what torch says of them
+``sample.npz``  clips that training kept with the model, else drawn ones, and what torch says of them
 ``graph.json``  see Graph; written last, by the process that imports torch
 """
 
@@ -20,7 +20,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from reelscribe.pipeline.sampling import RateSampling
 
 FIRST_FILE, NEXT_FILE, SAMPLE_FILE, GRAPH_FILE = "first.onnx", "next.onnx", "sample.npz", "graph.json"
 CHUNK_FRAMES = 16
-_FORMAT = 1  # to be raised when the same model gives another graph
+_FORMAT = 2  # to be raised when the same model gives another graph
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -43,13 +43,14 @@ class Graph(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     num_frames: int = Field(ge=1, description="K, frames that the graph takes at once")
     height: int
     width: int
     takes_gaps: bool
     per_frame: bool
     state: tuple[str, ...] | None = Field(description="names of what is carried between chunks; null where a clip is one")
+    real_sample: bool = Field(description="whether the sample is of real clips")
     torch_version: str
 
 
@@ -60,10 +61,25 @@ class GraphFolder:
     folder: Path
     graph: Graph
 
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """One that is there."""
+        return cls(folder=folder, graph=Graph.model_validate_json((folder / GRAPH_FILE).read_text(encoding="utf-8")))
+
+    @property
+    def files(self) -> list[str]:
+        """The graph's own, of those above."""
+        return [file for file in (FIRST_FILE, NEXT_FILE) if (self.folder / file).is_file()]
+
     def sample(self) -> list[tuple[npt.NDArray[np.uint8], FloatArray, FloatArray]]:
-        """Of each drawn clip frames (T, H, W, 3), gaps (T,), and the logits that torch gives."""
+        """Of each clip frames (T, H, W, 3), gaps (T,), and the logits that torch gives."""
         with np.load(self.folder / SAMPLE_FILE, allow_pickle=False) as arrays:
             return list(zip(arrays["frames"], arrays["gaps"], arrays["logits"], strict=True))
+
+
+def int8_file(file: str) -> str:
+    """A file of the graph in integers of 8 bits, see quantize.py."""
+    return Path(file).with_suffix(".int8.xml").name
 
 
 def num_frames_at_once(spec: BundleSpec) -> int:
@@ -90,7 +106,15 @@ def graph_of(bundle: ModelBundle) -> GraphFolder:
     folder = user_cache() / "graphs" / _key(bundle)
     if not (folder / GRAPH_FILE).is_file():
         _make(bundle, folder)
-    return GraphFolder(folder=folder, graph=Graph.model_validate_json((folder / GRAPH_FILE).read_text(encoding="utf-8")))
+    return GraphFolder.load(folder)
+
+
+def require_int8(graph: GraphFolder) -> None:
+    """Have the graph in integers of 8 bits, which takes a while once. Raises ModelError where the model came without real clips."""
+    if not graph.graph.real_sample:
+        raise ModelError("the model came without clips to calibrate 8-bit integers on: train it anew, or use --runtime openvino")
+    if not all((graph.folder / int8_file(file)).is_file() for file in graph.files):
+        run_apart("reelscribe.pipeline.runtimes.quantize", graph.folder)
 
 
 def _key(bundle: ModelBundle) -> str:
@@ -99,6 +123,7 @@ def _key(bundle: ModelBundle) -> str:
     content = {
         "format": _FORMAT,
         "weights": bundle.weights_digest,
+        "clips": bundle.clips_digest,
         "frames": [num_frames_at_once(bundle.spec), in_chunks(bundle.spec)],
         "outputs": len(bundle.spec.labels),
         **{name: spec[name] for name in ("task", "model", "transform")},

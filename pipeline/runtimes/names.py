@@ -11,18 +11,25 @@ from typing import Literal, get_args
 from reelscribe.pipeline.config import usable_cores
 from reelscribe.pipeline.errors import UsageError
 
-GraphRuntime = Literal["openvino", "openvino-bf16", "onnxruntime"]  # these run an exported graph on the CPU
+GraphRuntime = Literal["openvino", "openvino-bf16", "openvino-int8", "onnxruntime"]  # these run an exported graph on the CPU
 Runtime = Literal["torch", "torch-compile"] | GraphRuntime  # torch-compile is compiled, in bf16, on a GPU
 RuntimeChoice = Literal["auto"] | Runtime
 
 GRAPH_RUNTIMES: tuple[GraphRuntime, ...] = get_args(GraphRuntime)
-_PACKAGES: dict[GraphRuntime, str] = {"openvino": "openvino", "openvino-bf16": "openvino", "onnxruntime": "onnxruntime"}
+_PACKAGES: dict[GraphRuntime, tuple[str, ...]] = {
+    "openvino": ("openvino",),
+    "openvino-bf16": ("openvino",),
+    "openvino-int8": ("openvino", "nncf"),
+    "onnxruntime": ("onnxruntime",),
+}
+_EXTRA = {"openvino": "runtimes", "onnxruntime": "runtimes", "nncf": "int8"}
 
 
 def refusal(runtime: GraphRuntime) -> str | None:
     """Why this machine cannot run graphs so, or None. A package that is missing is named with the extra that brings it."""
-    if util.find_spec(_PACKAGES[runtime]) is None:
-        return f"the package {_PACKAGES[runtime]} is not installed; pip install 'reelscribe[runtimes]'"
+    for package in _PACKAGES[runtime]:
+        if util.find_spec(package) is None:
+            return f"the package {package} is not installed; pip install 'reelscribe[{_EXTRA[package]}]'"
     if runtime == "openvino-bf16" and not _processor_has_bf16():
         return "this processor has no bf16 arithmetic (avx512_bf16 or amx_bf16)"
     return None
@@ -40,7 +47,7 @@ def require_usable(runtime: Runtime, device: str) -> None:
 @cache
 def machine() -> str:
     """All that decides how fast a runtime is here, and how it rounds: processor, cores and versions."""
-    versions = [f"{name} {_version(name)}" for name in ("torch", *dict.fromkeys(_PACKAGES.values()))]
+    versions = [f"{name} {_version(name)}" for name in ("torch", *_EXTRA)]
     return "\n".join([platform.platform(), *sorted(_cpu_facts()), f"{usable_cores()} cores", *versions])
 
 

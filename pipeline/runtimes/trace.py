@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reelscribe.models.backbone import RecognizerState
 from reelscribe.models.recognizer import Recognizer
-from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, load_bundle
+from reelscribe.pipeline.bundle import ModelBundle, load_bundle
 from reelscribe.pipeline.runtimes.graphs import (
     FIRST_FILE,
     GRAPH_FILE,
@@ -79,8 +79,8 @@ def trace(bundle: ModelBundle, folder: Path, *, torchscript: bool = False) -> No
     network = bundle.build()
     assert isinstance(network, Recognizer)
     folder.mkdir(parents=True)
-    frames, gaps = draw_sample(spec)
     count = num_frames_at_once(spec)
+    frames, gaps = _sample(bundle)
     inputs = {"frames": torch.from_numpy(frames[0, :count]), "length": torch.tensor([count])}
     if network.takes_gaps:
         inputs["gaps"] = torch.from_numpy(gaps[0, :count])
@@ -105,18 +105,24 @@ def trace(bundle: ModelBundle, folder: Path, *, torchscript: bool = False) -> No
         takes_gaps=network.takes_gaps,
         per_frame=network.per_frame,
         state=state,
+        real_sample=bundle.clips_digest is not None,
         torch_version=torch.__version__,
     )
     (folder / GRAPH_FILE).write_text(graph.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def draw_sample(spec: BundleSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Clips whose light and patches move, from a seed: frames (clips, T, H, W, 3) and seconds between them (clips, T)."""
-    draw = np.random.default_rng(0)
+def _sample(bundle: ModelBundle) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """The clips that came with the model, else drawn ones: frames (clips, T, H, W, 3) and seconds between them (clips, T)."""
+    spec = bundle.spec
     count = num_frames_at_once(spec)
     if in_chunks(spec):
         assert isinstance(spec.sampling, RateSampling)
         count = min(spec.sampling.max_frames, 2 * count + 3)  # a chunk that is not full, too
+    if clips := bundle.clips():
+        order = [np.arange(count) % len(frames) for frames, _ in clips]  # shorter ones begin anew
+        frames, gaps = zip(*((frames[at], gaps[at]) for (frames, gaps), at in zip(clips, order, strict=True)), strict=True)
+        return np.stack(frames), np.stack(gaps)
+    draw = np.random.default_rng(0)
     gaps = draw.uniform(0.05, 0.5, (_SAMPLE_CLIPS, count)).astype(np.float32)
     gaps[:, 0] = 0
     return draw_clips(draw, (_SAMPLE_CLIPS, count, spec.transform.height, spec.transform.width)), gaps

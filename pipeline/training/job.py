@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, save_bundle, untrained
+from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, SampleClip, load_bundle, save_bundle, untrained
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress, note
 from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, StoppedError, TrackingLostError, UsageError
@@ -45,7 +45,11 @@ from reelscribe.pipeline.training.scores.metrics import ClassificationScores, by
 from reelscribe.pipeline.training.spent import TimeSpent, time_spent
 from reelscribe.pipeline.training.stopping import stoppable
 from reelscribe.pipeline.training.tasks import TASKS
+from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
+from reelscribe.pipeline.video.types import seconds_between
+
+_MOST_KEPT = 64  # frames of each clip that stays with the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +150,8 @@ def run_training(
                 follower = Follower(config, _spec(config, data), folder, run, clips=len(data.train), advance=advance, report=report)
                 trained = _fit_or_stop(config, data, folder, follower, checkpoints)
             raw = _evaluate(config, splits, data, trained, folder / "model", pool, progress)
-        bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", data_digest)
+            clips = _clips_to_keep(config, load_bundle(folder / "model"), splits.val, pool)
+        bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", data_digest, clips)
         spent = time_spent(decoding_s, follower.speeds, follower.storing_s)
         run.log_metrics(spent.metrics)
         _log_results(run, folder, trained, bundle, raw, evaluation, data)
@@ -256,8 +261,26 @@ def _evaluate(
         return evaluate(predictor, splits.val, pool=pool, decode=config.decode, progress=advance)
 
 
+def _clips_to_keep(config: Config, bundle: ModelBundle, rows: list[dict[str, Any]], pool: DecodePool) -> list[SampleClip]:
+    """Validation clips from all over the table, decoded as the model asks for them; a captioner has no other runtime to hold against."""
+    count = 0 if config.task == "caption" else min(config.evaluation.keep_clips, len(rows))
+    chosen = [rows[i * len(rows) // count] for i in range(count)]
+    requests = (
+        (i, bundle.request(row["uri"], row["start_s"], row["end_s"], backend=config.decode.backend)) for i, row in enumerate(chosen)
+    )
+    views = [clip.views[0] for _, clip in sorted(pool.map(requests), key=lambda found: found[0]) if isinstance(clip, Clip)]
+    return [(view.pixels[:_MOST_KEPT], seconds_between(view.pts_seconds)[:_MOST_KEPT]) for view in views]
+
+
 def _finish(
-    config: Config, data: TrainingData, trained: Trained, raw: Evaluation, leaks: tuple[Leak, ...], folder: Path, data_digest: str
+    config: Config,
+    data: TrainingData,
+    trained: Trained,
+    raw: Evaluation,
+    leaks: tuple[Leak, ...],
+    folder: Path,
+    data_digest: str,
+    clips: Sequence[SampleClip],
 ) -> tuple[ModelBundle, Evaluation]:
     """Save the model whole: where it gives labels of clips, calibrated on the validation clips."""
     git = git_state(Path.cwd())
@@ -277,7 +300,7 @@ def _finish(
     measure, scores = by_label(evaluation.scores)
     spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | spec.metrics, "label_measure": measure, "label_scores": scores})
     card = model_card(spec, config, data, evaluation, leaks)
-    return save_bundle(folder, spec=spec, state=trained.state, card=card), evaluation
+    return save_bundle(folder, spec=spec, state=trained.state, card=card, clips=clips), evaluation
 
 
 def _calibrated(spec: BundleSpec, raw: Evaluation, precision: float) -> tuple[BundleSpec, Evaluation]:

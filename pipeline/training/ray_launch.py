@@ -1,4 +1,4 @@
-"""The training loop on Ray Train: placement, restarts and process groups are Ray's, the loop is the one of `loop`.
+"""The training loop on Ray Train: placement, restarts, elasticity and process groups are Ray's, the loop is the one of `loop`.
 
 Workers go on from the newest checkpoint of the run (see `checkpoints`), whoever left it: Ray's own list of checkpoints can be read by
 the same version of Ray alone, and a run may go on in one process.
@@ -26,6 +26,7 @@ from reelscribe.pipeline.training.data import TrainingData
 from reelscribe.pipeline.training.loop import Trainer, World
 from reelscribe.pipeline.training.progress import Trained
 from reelscribe.pipeline.training.ray_arrays import SpreadOnRay
+from reelscribe.pipeline.training.ray_relay import Reachable, Relay, reachable
 
 STEP_EVERY_S = 1.0  # between two words on how far it is
 
@@ -43,8 +44,8 @@ def train_on_ray(
 
     ``on_epoch`` runs in this process, as rank 0 finishes each epoch, and again for the last one of a checkpoint that workers go on from;
     ``on_step`` with the steps done, once a second.
-    ``folder`` is for Ray's own files; every worker must reach it, the files of ``data`` and the checkpoints. Raises UsageError where one
-    does not reach a file, TrainingError where workers fail more often than ``training.max_restarts``.
+    ``folder`` is that of the run; workers that do not see it have what they need from this node, see `ray_relay`. Raises UsageError where a
+    stored array is gone, TrainingError where workers fail more often than ``training.max_restarts``.
     """
     with cluster(config.cluster.address):
         import ray
@@ -56,19 +57,22 @@ def train_on_ray(
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         session = ray.get_runtime_context().get_session_name()
         logging.getLogger("reelscribe").info("Ray %s; its own logs are in %s/logs, on each node", ray.__version__, session)
-        queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # another node may die
+        on_this_node = {"num_cpus": 0, "scheduling_strategy": here}  # another one may die
+        queue = Queue(actor_options=on_this_node)
+        relay = ray.remote(Relay).options(**on_this_node).remote(folder.absolute(), checkpoints) if len(_nodes()) > 1 else None
         task = {
             "config": config.model_dump(mode="json"),
             "data": data,
             "folder": folder.absolute(),
             "queue": queue,
             "checkpoints": checkpoints,
+            "relay": relay,
         }
         trainer = TorchTrainer(
             _train_on_worker,
             train_loop_config=task,
             scaling_config=ScalingConfig(
-                num_workers=config.training.workers,
+                num_workers=_num_workers(config.training),
                 use_gpu=config.training.gpus_per_worker > 0,
                 resources_per_worker={"CPU": 1, "GPU": config.training.gpus_per_worker},
             ),
@@ -97,11 +101,21 @@ def ready(config: Config) -> Iterator[Spread | None]:
         yield None
         return
     with cluster(config.cluster.address):
-        import ray
-
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = _nodes()
         require_places(config.training, [node["Resources"] for node in nodes])
         yield SpreadOnRay(config.decode.limits) if len(nodes) > 1 else None
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """Those of the cluster that live."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _num_workers(training: TrainingConfig) -> int | tuple[int, int]:
+    """With two numbers, Ray Train goes on with fewer workers and takes more again."""
+    return (training.min_workers, training.workers) if training.min_workers else training.workers
 
 
 def on_ray(config: Config) -> bool:
@@ -117,7 +131,7 @@ def require_places(training: TrainingConfig, nodes: Iterable[Mapping[str, float]
         int(min(node.get("CPU", 0), node.get("GPU", 0) / gpus if gpus else training.workers)) if node.get("CPU") else 0
         for node in resources
     )
-    if places < training.workers:
+    if places < (training.min_workers or training.workers):
         total = {kind: sum(node.get(kind, 0) for node in resources) for kind in ("CPU", "GPU")}
         raise UsageError(
             f"{training.workers} workers need 1 CPU and {gpus:g} GPUs each, the cluster has {total['CPU']:g} CPUs "
@@ -165,30 +179,31 @@ def _train_on_worker(task: dict[str, Any]) -> None:
     context, queue = ray.train.get_context(), task["queue"]
     world = World(context.get_world_rank(), context.get_world_size())
     try:
-        _require_files(task["data"], world, get_device())
-        _trainer(task, world, get_device()).fit(queue.put if world.rank == 0 else lambda _: None)
+        with reachable(task["relay"], task["data"], task["folder"], task["checkpoints"]) as found:
+            _require_files(found.data, world, get_device())
+            _trainer(task, found, world, get_device()).fit(queue.put if world.rank == 0 else lambda _: None)
     except ReelScribeError as error:
         queue.put(error)
 
 
-def _trainer(task: dict[str, Any], world: World, device: torch.device) -> Trainer:
+def _trainer(task: dict[str, Any], found: Reachable, world: World, device: torch.device) -> Trainer:
     from ray.train.torch import prepare_model
 
-    config, data = Config.model_validate(task["config"]), task["data"]
+    config = Config.model_validate(task["config"])
     # Buckets that DDP makes anew after the first step would add gradients up in another order after a resumption than without one.
     options = {"find_unused_parameters": device.type == "cpu"}
     return Trainer(
-        untrained(config, data.labels),
+        untrained(config, found.data.labels),
         config.training,
-        data,
+        found.data,
         seed=config.seed,
         device=device,
         augmentation=config.augmentation,
         caption=config.caption,
-        folder=task["folder"],
+        folder=found.folder,
         world=world,
         wrap=lambda module: prepare_model(module, parallel_strategy_kwargs=options),
-        checkpoints=task["checkpoints"],
+        checkpoints=found.checkpoints,
         on_step=_now_and_then(task["queue"].put),
     )
 
@@ -206,11 +221,11 @@ def _now_and_then(tell: Callable[[int], None]) -> Callable[[int], None]:
 
 
 def _require_files(data: TrainingData, world: World, device: torch.device) -> None:
-    """Raises UsageError, on every worker, where one of them does not reach a file of the data."""
+    """Raises UsageError, on every worker, where one of them lacks a file of the data."""
     files = [file for clips in (data.train, data.val) for views in clips.files for file in views]
     missing = [file for file in files if not file.is_file()]
     if world.total(torch.tensor(float(len(missing)), device=device)):
         where = (
-            f"worker {world.rank} does not reach {len(missing)} of {len(files)} files, e.g. {missing[0]}" if missing else "another worker"
+            f"worker {world.rank} lacks {len(missing)} of {len(files)} stored arrays, e.g. {missing[0]}" if missing else "another worker"
         )
-        raise UsageError(f"{where}: the output folder must be one that all nodes share; choose it by output=FOLDER")
+        raise UsageError(f"{where}: it is gone from the output folder; the same command decodes it anew")

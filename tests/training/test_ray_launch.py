@@ -152,8 +152,8 @@ def test_a_cluster_decodes_as_this_process_does(tiny_config: Config, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_data_that_workers_do_not_reach(tiny_config: Config, tmp_path: Path) -> None:
+def test_stored_arrays_that_are_gone(tiny_config: Config, tmp_path: Path) -> None:
     data = drawn_data(tmp_path, train=4, val=2)
     data = replace(data, val=replace(data.val, files=((tmp_path / "elsewhere.npy",), *data.val.files[1:])))
-    with pytest.raises(UsageError, match=r"worker \d does not reach 1 of 10 files, e\.g\. .*elsewhere\.npy: .* output=FOLDER"):
+    with pytest.raises(UsageError, match=r"worker \d lacks 1 of 10 stored arrays, e\.g\. .*elsewhere\.npy: .* decodes it anew"):
         train_on_ray(on_two_workers(tiny_config), data, folder=tmp_path / "run", on_epoch=print, on_step=print, checkpoints=None)

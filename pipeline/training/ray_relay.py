@@ -1,0 +1,146 @@
+"""Workers on nodes that share no disk with the one that launched the training: an actor there relays what they need.
+
+It sends stored arrays, which each node keeps in a cache of its own, reads and writes checkpoints, and passes a request to stop on. A worker
+that sees the folder of the run uses it as it is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reelscribe.pipeline.config import user_cache
+from reelscribe.pipeline.errors import ReelScribeError, TrainingError
+from reelscribe.pipeline.features import FeatureCache
+from reelscribe.pipeline.training.checkpoints import CheckpointFacts, Checkpoints
+from reelscribe.pipeline.training.data import ClipSet, TrainingData
+from reelscribe.pipeline.training.steps.bad_batch import BAD_BATCH_FILE
+from reelscribe.pipeline.training.stopping import STOP_FILE
+
+_FILES_PER_CALL = 64
+_STOP_SEEN_WITHIN_S = 1.0
+
+
+class Relay:
+    """The actor, on the node of the process that launched the training."""
+
+    def __init__(self, folder: Path, checkpoints: Checkpoints | None) -> None:
+        self.folder, self.checkpoints = folder, checkpoints
+
+    def contents(self, files: list[Path]) -> list[bytes | None]:
+        """None for a file that is not there."""
+        return [file.read_bytes() if file.is_file() else None for file in files]
+
+    def stop_asked(self) -> bool:
+        """See `stopping`."""
+        return (self.folder / STOP_FILE).exists()
+
+    def keep(self, name: str, data: bytes) -> None:
+        """A file for the folder of the run."""
+        (self.folder / name).write_bytes(data)
+
+    def checkpoint(self, call: str, *args: Any, **keywords: Any) -> Any:
+        """What a method of the checkpoints gives."""
+        return getattr(self.checkpoints, call)(*args, **keywords)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelayedCheckpoints(Checkpoints):
+    """Checkpoints in a folder that this node does not see."""
+
+    relay: Any  # the handle of the actor
+
+    def save(self, state: dict[str, Any], **facts: Any) -> None:
+        """See Checkpoints."""
+        _get(self.relay.checkpoint.remote("save", state, **facts))
+
+    def newest(self) -> CheckpointFacts | None:
+        """See Checkpoints."""
+        found: CheckpointFacts | None = _get(self.relay.checkpoint.remote("newest"))
+        return found
+
+    def load(self, facts: CheckpointFacts) -> dict[str, Any]:
+        """See Checkpoints."""
+        state: dict[str, Any] = _get(self.relay.checkpoint.remote("load", facts))
+        return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reachable:
+    """What the loop reads and writes, where this worker reaches it."""
+
+    data: TrainingData
+    folder: Path
+    checkpoints: Checkpoints | None
+
+
+@contextmanager
+def reachable(relay: Any, data: TrainingData, folder: Path, checkpoints: Checkpoints | None) -> Iterator[Reachable]:
+    """Inside, this worker reaches all it needs; ``relay`` is None where every worker is on the node that launched the training.
+
+    ``folder`` is that of the run. What the loop leaves for a person to look at gets there.
+    """
+    if relay is None or folder.is_dir():
+        yield Reachable(data=data, folder=folder, checkpoints=checkpoints)
+        return
+    if checkpoints and "://" not in checkpoints.root:
+        checkpoints = RelayedCheckpoints(**vars(checkpoints), relay=relay)
+    with tempfile.TemporaryDirectory() as name, _stop_passed_on(relay, here := Path(name)):
+        try:
+            data = replace(data, train=_fetched(relay, data.train), val=_fetched(relay, data.val))
+            yield Reachable(data=data, folder=here, checkpoints=checkpoints)
+        except TrainingError as error:
+            if (here / BAD_BATCH_FILE).exists():
+                _get(relay.keep.remote(BAD_BATCH_FILE, (here / BAD_BATCH_FILE).read_bytes()))
+            raise TrainingError(str(error).replace(str(here), str(folder))) from None
+
+
+def _fetched(relay: Any, clips: ClipSet) -> ClipSet:
+    """The same clips with files of this node; one that is nowhere keeps its path."""
+    cache = FeatureCache(user_cache() / "arrays")
+    places = {file: file if file.is_file() else cache.path(file.stem) for views in clips.files for file in views}
+    wanted = [file for file, place in places.items() if not place.is_file()]
+    for start in range(0, len(wanted), _FILES_PER_CALL):
+        missing = [file for file in wanted[start : start + _FILES_PER_CALL] if not places[file].is_file()]  # no other worker was faster
+        for file, content in zip(missing, _get(relay.contents.remote(missing)), strict=True):
+            if content is not None:
+                cache.save_bytes(file.stem, content)
+    return replace(clips, files=tuple(tuple(places[file] for file in views) for views in clips.files))
+
+
+@contextmanager
+def _stop_passed_on(relay: Any, folder: Path) -> Iterator[None]:
+    """Inside, a request to stop that appears in the folder of the run appears in this one too."""
+    closing = threading.Event()
+
+    def watch() -> None:
+        while not closing.wait(_STOP_SEEN_WITHIN_S):
+            if _get(relay.stop_asked.remote()):
+                (folder / STOP_FILE).touch()
+                return
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        closing.set()
+        watching.join()
+
+
+def _get(reference: Any) -> Any:
+    """What the actor answers; an error of ours as it was raised there."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, ReelScribeError):
+            raise error.cause from None
+        raise

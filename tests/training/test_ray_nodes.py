@@ -1,0 +1,205 @@
+"""A training on two nodes that share no folder: the other has the wheel, and reads videos from a store. And launches that cannot be."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+from test_job import changed
+
+import s3_server
+from reelscribe.pipeline.config import CheckpointConfig, Config
+from reelscribe.pipeline.console import progress
+from reelscribe.pipeline.training.job import run_training
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
+
+
+@dataclass
+class TwoNodes:
+    address: str
+    here: Path  # a folder that the other node does not see
+    there: Path  # the other node's cache
+    other: int  # its process
+
+
+def processes_below(pid: int) -> Iterator[int]:
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:  # it has ended meanwhile
+        return
+    for child in children:
+        yield child
+        yield from processes_below(child)
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory, s3_server_address: str) -> Iterator[TwoNodes]:
+    """Of one CPU each; the second one in a mount namespace of its own."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces here (unshare --mount needs root)")
+    from ray.cluster_utils import Cluster
+
+    import patient_ray
+
+    patient_ray.be_patient()
+
+    here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
+    store = {**s3_server.ENVIRONMENT, "AWS_ENDPOINT_URL": s3_server_address}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.items():
+            patch.setenv(name, value)
+        head = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False, **patient_ray.ports()}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        join = f"'{sys.executable}' '{patient_ray.__file__}' join {cluster.address}"
+        with (there / "words.txt").open("wb") as words:
+            other = subprocess.Popen(
+                ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none '{here}' && exec {join}"],
+                stdout=words,
+                stderr=words,
+                env={**os.environ, "REELSCRIBE_CACHE": str(there)},
+            )
+        try:
+            _await_two(cluster)
+            yield TwoNodes(cluster.address, here, there, other.pid)
+        finally:
+            below = list(processes_below(other.pid))
+            other.terminate()
+            try:
+                other.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                other.kill()
+                other.wait()
+            for pid in below:
+                if Path(f"/proc/{pid}").exists() and "ray" in title(pid):
+                    os.kill(pid, signal.SIGKILL)
+            cluster.shutdown()
+
+
+def _await_two(cluster: Any) -> None:
+    limit = time.monotonic() + 120
+    while sum(node["Alive"] for node in cluster.global_state.node_table()) < 2:
+        assert time.monotonic() < limit, "the other node does not join"
+        time.sleep(0.2)
+
+
+def on_s3(manifest: Path, folder: Path, address: str) -> Path:
+    """The videos of a label file behind s3://videos, and the label file that says so."""
+    store = s3_server.client(address)
+    store.create_dir("videos")
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        with store.open_output_stream(f"videos/{Path(row['path']).name}") as stream:
+            stream.write((manifest.parent / row["path"]).read_bytes())
+        row["path"] = f"s3://videos/{Path(row['path']).name}"
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "labels.csv"
+
+
+def arrays(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*/*.npy")}
+
+
+def train(config: Config, nodes: TwoNodes, name: str) -> subprocess.Popen[str]:
+    file = nodes.here / f"{name}.yaml"
+    file.write_text(config.to_yaml())
+    command = [sys.executable, "-m", "reelscribe", "train", str(file), f"cluster.address={nodes.address}", "training.workers=2"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def kill(nodes: TwoNodes, training: subprocess.Popen[str], what: str, *, after: str) -> None:
+    """SIGKILL to a process of the other node, as soon as a checkpoint of this epoch is there."""
+    limit = time.monotonic() + 200
+    while not list(nodes.here.glob(f"spread/spread/*/checkpoints/{after}*/checkpoint.json")):
+        assert training.poll() is None, training.communicate()[1]
+        assert time.monotonic() < limit, "no checkpoint"
+        time.sleep(0.05)
+    found = [pid for pid in processes_below(nodes.other) if what in title(pid)]
+    assert found, f"no process '{what}' on the other node"
+    os.kill(found[0], signal.SIGKILL)
+
+
+HOG = """
+import sys, time, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+@ray.remote(num_cpus=1, scheduling_strategy=place)
+class Hog:
+    def here(self): return True
+hog = Hog.remote()
+print(ray.get(hog.here.remote()), flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def no_cpu_here(nodes: TwoNodes) -> Iterator[None]:
+    """Inside, all work goes to the other node."""
+    hog = subprocess.Popen([sys.executable, "-c", HOG, nodes.address], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert hog.stdout
+        assert hog.stdout.readline() == "True\n"
+        yield
+    finally:
+        hog.kill()
+        hog.wait()
+
+
+def test_videos_that_a_node_does_not_read(nodes: TwoNodes, drawn: Path, tiny_config: Config) -> None:
+    shutil.copytree(drawn, nodes.here / "drawn")
+    config = changed(tiny_config, "data", manifest=str(nodes.here / "drawn" / "manifest.csv"))
+    with no_cpu_here(nodes):
+        refused = train(config.model_copy(update={"output": str(nodes.here / "refused")}), nodes, "refused")
+        said = refused.communicate(timeout=200)[1]
+    assert refused.returncode == 2, said
+    assert "does not read" in said
+    assert "s3://" in said
+
+
+@pytest.mark.usefixtures("s3")
+def test_nodes_without_a_shared_folder(nodes: TwoNodes, drawn: Path, tiny_config: Config, s3_server_address: str) -> None:
+    """A worker of the other node is killed, and goes on from a checkpoint that it does not see; then the node, and the rest goes on."""
+    config = changed(tiny_config, "data", manifest=str(on_s3(drawn / "manifest.csv", nodes.here, s3_server_address)))
+    config = changed(config, "training", epochs=16, min_workers=1, checkpoint=CheckpointConfig(every_steps=2))
+    alone = run_training(config.model_copy(update={"name": "alone", "output": str(nodes.here / "alone")}), progress=progress)
+
+    output = nodes.here / "spread"
+    training = train(config.model_copy(update={"name": "spread", "output": str(output)}), nodes, "spread")
+    kill(nodes, training, "RayTrainWorker", after="epoch-0002")
+    kill(nodes, training, "raylet/raylet", after="epoch-0004")
+    said = training.communicate(timeout=200)[1]
+    assert training.returncode == 0, said
+
+    sent = arrays(nodes.there / "arrays")
+    assert sent
+    assert sent.items() <= arrays(output / "cache").items()
+    (folder,) = output.glob("spread/*/model")
+    a, b = (load_file(place / "weights.safetensors") for place in (alone.bundle.folder, folder))
+    assert max((a[name] - b[name]).abs().max().item() for name in a if a[name].is_floating_point()) < 1e-4
+    history = MlflowClient(f"sqlite:///{output / 'mlflow.db'}").get_metric_history(folder.parent.name, "train_loss")
+    assert [point.step for point in history] == list(range(1, 17))
