@@ -39,10 +39,12 @@ from reelscribe.pipeline.config import ModelConfig, TransformConfig
 from reelscribe.pipeline.labeling.job import JobOptions, run_job, stages_of
 from reelscribe.pipeline.labeling.stages import Decoded, Video
 from reelscribe.pipeline.listing import list_input
-from reelscribe.pipeline.runtimes.choice import choose
-from reelscribe.pipeline.runtimes.names import GRAPH_RUNTIMES, Runtime, refusal
+from reelscribe.pipeline.runtimes.choice import agreement, choose
+from reelscribe.pipeline.runtimes.names import GRAPH_RUNTIMES, GraphRuntime, Runtime
 from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.tracking.fetch import ResolvedModel
+from reelscribe.pipeline.video.clip import read_clip
+from reelscribe.pipeline.video.types import seconds_between
 
 FRAMES, HEIGHT, WIDTH, LABELS = 16, 96, 128, ("a", "b", "c")
 BATCH = 8
@@ -73,11 +75,23 @@ def processor_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def new_model(folder: Path) -> ModelBundle:
+def new_model(folder: Path, videos: Sequence[Path]) -> ModelBundle:
+    """With random weights, and some of the videos' clips beside them."""
     model, transform = ModelConfig(weights="none"), TransformConfig(height=HEIGHT, width=WIDTH)
     network = new_recognizer(model, transform, num_classes=len(LABELS))
     spec = BundleSpec(name="speed", labels=LABELS, model=model, sampling=UniformSampling(num_frames=FRAMES), transform=transform)
-    return save_bundle(folder, spec=spec, state=network.state_dict(), card="")
+    bundle = save_bundle(folder, spec=spec, state=network.state_dict(), card="")
+    views = [read_clip(bundle.request(str(video))).views[0] for video in videos]
+    clips = [(view.pixels, seconds_between(view.pts_seconds)) for view in views]
+    return save_bundle(folder, spec=spec, state=network.state_dict(), card="", clips=clips)
+
+
+def usable(bundle: ModelBundle, runtime: GraphRuntime) -> bool:
+    """Whether it runs here, and says what torch says; else why not is printed."""
+    verdict = agreement(bundle, runtime)
+    if not verdict.agrees:
+        print(f"{runtime} is left out: {verdict.say()}")
+    return verdict.agrees
 
 
 def opencv_frames(path: Path, count: int, height: int, width: int) -> Tensor:
@@ -206,13 +220,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ["REELSCRIBE_CACHE"] = str(folder / "cache")
-        bundle = new_model(folder / "model")
-        print(f"auto: {choose(bundle, 'auto', 'cpu')}", flush=True)
-        runtimes: list[Runtime] = ["torch", *(name for name in GRAPH_RUNTIMES if not refusal(name))]
-        for runtime in runtimes:
-            choose(bundle, runtime, "cpu")
-        others = peers()
         clips = link([videos_in(arguments.data / name) for name in ("fights", "gestures")], folder / "clips", arguments.videos)
+        bundle = new_model(folder / "model", clips[:8])
+        print(f"auto: {choose(bundle, 'auto', 'cpu')}", flush=True)
+        runtimes: list[Runtime] = ["torch", *(name for name in GRAPH_RUNTIMES if usable(bundle, name))]
+        others = peers()
         print(f"\n{len(clips)} clips")
         take_turns(bundle, runtimes, others, clips, rounds=arguments.rounds, num_few=arguments.few)
         if arguments.long:

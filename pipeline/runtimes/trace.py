@@ -120,8 +120,8 @@ def _sample(bundle: ModelBundle) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
         count = min(spec.sampling.max_frames, 2 * count + 3)  # a chunk that is not full, too
     if clips := bundle.clips():
         order = [np.arange(count) % len(frames) for frames, _ in clips]  # shorter ones begin anew
-        frames, gaps = zip(*((frames[at], gaps[at]) for (frames, gaps), at in zip(clips, order, strict=True)), strict=True)
-        return np.stack(frames), np.stack(gaps)
+        cut = [(frames[at], gaps[at]) for (frames, gaps), at in zip(clips, order, strict=True)]
+        return np.stack([frames for frames, _ in cut]), np.stack([gaps for _, gaps in cut])
     draw = np.random.default_rng(0)
     gaps = draw.uniform(0.05, 0.5, (_SAMPLE_CLIPS, count)).astype(np.float32)
     gaps[:, 0] = 0

@@ -113,7 +113,7 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _num_workers(training: TrainingConfig) -> int | tuple[int, int]:
+def _num_workers(training: TrainingConfig) -> Any:
     """With two numbers, Ray Train goes on with fewer workers and takes more again."""
     return (training.min_workers, training.workers) if training.min_workers else training.workers
 
