@@ -3,7 +3,7 @@
 ``model.json``           everything needed to use the model: network, labels, sampling, frame size, temperature, origin
 ``weights.safetensors``  the tensors
 ``README.md``            the model card
-``clips.npz``            some validation clips as the model sees them, where they were kept: runtimes are held against torch on them
+``clips.npz``            frames of some validation clips, where they were kept: runtimes are held against torch on them
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ SPEC_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "README.md"
 CLIPS_FILE = "clips.npz"
+MOST_CLIP_BYTES = 64 * 2**20  # of frames
 
 SampleClip = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]  # frames (T, H, W, 3), and seconds since the frame before (T,)
 
@@ -110,11 +112,23 @@ class ModelBundle:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def clips(self) -> list[SampleClip]:
-        """Real ones that training kept, as the model sees them; none of a captioner, or of a model that was made without."""
-        if not (self.folder / CLIPS_FILE).is_file():
+        """Real ones that training kept; none of a captioner, or of a model made without. Raises ModelError for a file of other things."""
+        file = self.folder / CLIPS_FILE
+        if not file.is_file():
             return []
-        with np.load(self.folder / CLIPS_FILE, allow_pickle=False) as arrays:
-            return [(arrays[f"frames{i}"], arrays[f"gaps{i}"]) for i in range(len(arrays.files) // 2)]
+        try:
+            with zipfile.ZipFile(file) as parts:
+                if (size := sum(part.file_size for part in parts.infolist())) > 2 * MOST_CLIP_BYTES:
+                    raise ValueError(f"{size} bytes are more than clips have")
+            with np.load(file, allow_pickle=False) as arrays:
+                clips = [(arrays[f"frames{i}"], arrays[f"gaps{i}"]) for i in range(len(arrays.files) // 2)]
+            for frames, gaps in clips:
+                wanted = (len(gaps), self.spec.transform.height, self.spec.transform.width, 3)
+                if frames.shape != wanted or not gaps.size or (frames.dtype, gaps.dtype) != (np.uint8, np.float32):
+                    raise ValueError(f"expected frames {wanted} of bytes, got {frames.shape} of {frames.dtype}")
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise ModelError(f"{file} does not hold clips that this model sees: {error}") from error
+        return clips
 
     def request(
         self,

@@ -11,7 +11,13 @@ from contextlib import contextmanager
 
 from reelscribe.pipeline.errors import ServiceUnavailableError
 
+LOCAL = "local"
 _ANSWER_S = 5.0  # for a cluster to take a connection; Ray itself tries for more than five minutes
+
+
+def cluster_address(address: str) -> str:
+    """The cluster that an address means, see `cluster`."""
+    return address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 @contextmanager
@@ -21,8 +27,8 @@ def cluster(address: str) -> Iterator[None]:
     Empty takes the cluster that ``RAY_ADDRESS`` names, as Ray does for a job that runs on it, else it is ``local``.
     A connection that is already open is used and left open. Raises ServiceUnavailableError where no cluster answers.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    local = address == "local"
+    address = cluster_address(address)
+    local = address == LOCAL
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # workers without a GPU still see those there are; said here, Ray does not warn

@@ -149,9 +149,7 @@ class CheckpointConfig(_Section):
     every_epochs: int = Field(default=1, ge=0, description="epochs between two checkpoints; 0 leaves none at the end of epochs")
     every_steps: int = Field(default=0, ge=0, description="optimizer steps between two, inside epochs too; 0 leaves none inside")
     keep: int = Field(default=2, ge=1, description="newest ones that are kept; the one of the best epoch is kept beside them")
-    folder: str = Field(
-        default="", description="a folder that all workers reach, or s3://bucket/prefix; empty is the run's own folder in the output folder"
-    )
+    folder: str = Field(default="", description="a folder, or s3://bucket/prefix; empty is the run's own folder in the output folder")
 
 
 class TrainingConfig(_Section):
@@ -192,7 +190,9 @@ class TrainingConfig(_Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     workers: int = Field(default=1, ge=1, description="more than one trains on Ray")
     min_workers: int = Field(
-        default=0, ge=0, description="with so many Ray begins, or goes on where a node is gone; 0 waits for all; the numbers stay the same"
+        default=0,
+        ge=0,
+        description="with so many Ray begins, or goes on where a node is gone; 0 waits for all; the numbers agree to rounding",
     )
     gpus_per_worker: float = Field(default=0.0, ge=0, description="on Ray")
     max_restarts: int = Field(
@@ -225,7 +225,7 @@ class EvaluationConfig(_Section):
         default=0.95, gt=0, lt=1, description="share of right labels wanted among the accepted ones; sets the confidence that accepts one"
     )
     keep_clips: int = Field(
-        default=8, ge=0, description="validation clips whose frames are kept with the model, to hold runtimes against and calibrate them"
+        default=8, ge=0, description="validation clips whose frames are stored with the model, to hold runtimes against torch"
     )
 
 
@@ -357,9 +357,8 @@ class Config(_Section):
     def recipe(self) -> dict[str, Any]:
         """What decides the numbers of a training and the name of the result, not where it runs and what it keeps."""
         placement = {"workers", "min_workers", "gpus_per_worker", "max_restarts", "device", "checkpoint"}
-        return self.model_dump(
-            mode="json", exclude={"output": True, "tracking": True, "cluster": True, "decode": True, "search": True, "training": placement}
-        )
+        whole = dict.fromkeys(("output", "tracking", "cluster", "decode", "search"), True)
+        return self.model_dump(mode="json", exclude={**whole, "training": placement, "evaluation": {"keep_clips"}})
 
     def to_yaml(self) -> str:
         """The whole config, as ``load_config`` reads it again."""

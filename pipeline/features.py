@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -92,9 +92,12 @@ class FeatureCache:
     def _new(self, key: str) -> Iterator[Path]:
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{key}.{os.getpid()}.npy")
-        yield temporary
-        temporary.rename(path)
+        temporary = path.with_name(f".{key}.{uuid.uuid4().hex}.npy")
+        try:
+            yield temporary
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def fill(
         self,

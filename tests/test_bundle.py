@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_a_seed_fixes_the_first_weights() -> None:
 
 
 def test_clips_come_back_as_they_were_kept(tmp_path: Path) -> None:
-    clips = [(np.full((count, 2, 3, 3), count, dtype=np.uint8), np.arange(count, dtype=np.float32)) for count in (4, 2)]
+    clips = [(np.full((count, 16, 16, 3), count, dtype=np.uint8), np.arange(count, dtype=np.float32)) for count in (4, 2)]
     without = save_bundle(tmp_path / "without", spec=spec(), state={}, card="")
     assert (without.clips(), without.clips_digest) == ([], None)
     kept = save_bundle(tmp_path / "kept", spec=spec(), state={}, card="", clips=clips)
@@ -60,6 +61,24 @@ def test_clips_come_back_as_they_were_kept(tmp_path: Path) -> None:
     for (frames, gaps), (same, times) in zip(clips, kept.clips(), strict=True):
         np.testing.assert_array_equal(frames, same)
         np.testing.assert_array_equal(gaps, times)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"frames0": np.zeros((2, 9, 9, 3), dtype=np.uint8), "gaps0": np.zeros(2, dtype=np.float32)},
+        {"frames0": np.zeros((0, 16, 16, 3), dtype=np.uint8), "gaps0": np.zeros(0, dtype=np.float32)},
+        {"frames0": np.zeros((2, 16, 16, 3)), "gaps0": np.zeros(2, dtype=np.float32)},
+        {"frames0": np.array([object()]), "gaps0": np.zeros(1, dtype=np.float32)},
+        {"pictures": np.zeros(1), "sounds": np.zeros(1)},
+        {"frames0": np.zeros((1, 2**25), dtype=np.uint8), "frames1": np.zeros((1, 2**27), dtype=np.uint8)},
+    ],
+    ids=["size", "empty", "floats", "pickled", "names", "bomb"],
+)
+def test_a_file_of_other_things_than_clips_is_refused(arrays: dict[str, Any], folder: Path) -> None:
+    np.savez_compressed(folder / "clips.npz", **arrays)
+    with pytest.raises(ModelError, match="does not hold clips that this model sees"):
+        load_bundle(folder).clips()
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Engine(ABC):
             inputs = {"frames": self._padded(part), "length": np.array([len(part)], dtype=np.int64), **carried}
             if self.graph.takes_gaps:
                 inputs["gaps"] = self._padded(gaps[start : start + self.graph.num_frames])
-            outputs = self._run(NEXT_FILE if carried or start else FIRST_FILE, inputs)
+            outputs = self.run(NEXT_FILE if carried or start else FIRST_FILE, inputs)
             carried = {f"before.{name}": outputs[f"after.{name}"] for name in self.graph.state or ()}
             logits = np.asarray(outputs["logits"], dtype=np.float32)
             said.append(logits[: len(part)] if self.graph.per_frame else logits)
@@ -52,7 +52,7 @@ class Engine(ABC):
         return np.ascontiguousarray(np.pad(part, [(0, missing), *[(0, 0)] * (part.ndim - 1)]) if missing else part)
 
     @abstractmethod
-    def _run(self, file: str, inputs: Arrays) -> Arrays:
+    def run(self, file: str, inputs: Arrays) -> Arrays:
         """One of the graph's files on named inputs; many threads call it at once."""
 
 
@@ -77,7 +77,8 @@ class OpenVinoEngine(Engine):
         self._models = {name: core.compile_model(file, "CPU", settings) for name, file in files.items()}
         self._own = threading.local()
 
-    def _run(self, file: str, inputs: Arrays) -> Arrays:
+    def run(self, file: str, inputs: Arrays) -> Arrays:
+        """See Engine."""
         requests = self._own.__dict__
         if file not in requests:
             requests[file] = self._models[file].create_infer_request()
@@ -102,7 +103,8 @@ class OnnxEngine(Engine):
             file: onnxruntime.InferenceSession(graph.folder / file, options, providers=["CPUExecutionProvider"]) for file in graph.files
         }
 
-    def _run(self, file: str, inputs: Arrays) -> Arrays:
+    def run(self, file: str, inputs: Arrays) -> Arrays:
+        """See Engine."""
         session = self._sessions[file]
         wanted = {port.name: inputs[port.name] for port in session.get_inputs()}  # what does not decide anything is no input
         return dict(zip([output.name for output in session.get_outputs()], session.run(None, wanted), strict=True))

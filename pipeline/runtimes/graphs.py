@@ -111,8 +111,10 @@ def graph_of(bundle: ModelBundle) -> GraphFolder:
 
 def require_int8(graph: GraphFolder) -> None:
     """Have the graph in integers of 8 bits, which takes a while once. Raises ModelError where the model came without real clips."""
-    if not graph.graph.real_sample:
-        raise ModelError("the model came without clips to calibrate 8-bit integers on: train it anew, or use --runtime openvino")
+    if not graph.graph.real_sample or len(graph.sample()) < 2:
+        raise ModelError(
+            "the model came without clips to calibrate 8-bit integers on (evaluation.keep_clips=8 keeps some); use --runtime openvino"
+        )
     if not all((graph.folder / int8_file(file)).is_file() for file in graph.files):
         run_apart("reelscribe.pipeline.runtimes.quantize", graph.folder)
 

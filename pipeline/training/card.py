@@ -72,6 +72,7 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
     )
     fitted = "What the confidence rests on was fitted on the same clips. " if _calibrated(spec) else ""
     lines += [
+        *_kept(config),
         "## Limits",
         "",
         f"- The figures are from the validation clips; {chosen}. {fitted}Expect a little less on others.",
@@ -135,6 +136,15 @@ def _confidence(spec: BundleSpec) -> list[str]:
     elif spec.precision:
         lines.append(f"- No confidence gives a precision of {spec.precision:g}: no label is accepted.")
     return [*lines, ""]
+
+
+def _kept(config: Config) -> list[str]:
+    if config.task == "caption" or not config.evaluation.keep_clips:
+        return []
+    return [
+        f"Frames of up to {config.evaluation.keep_clips} of these clips are stored with the model (`clips.npz`), to calibrate runtimes.",
+        "",
+    ]
 
 
 def _leaks(leaks: tuple[Leak, ...]) -> list[str]:

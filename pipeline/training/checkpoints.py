@@ -85,10 +85,10 @@ class Checkpoints:
         return bool(self.config.every_epochs) and epoch % self.config.every_epochs == 0
 
     def save(self, state: dict[str, Any], *, epoch: int, step: int, monitor: str, monitored: float | None = None) -> None:
-        """Write one whole, then remove those that are neither among the newest nor the best. Raises TrainingError where that fails."""
+        """Leave one. Raises TrainingError where it cannot be written."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        data = buffer.getbuffer()
+        data = buffer.getvalue()
         facts = CheckpointFacts(
             epoch=epoch,
             step=step,
@@ -98,6 +98,10 @@ class Checkpoints:
             data_digest=self.data_digest,
             state_digest=hashlib.sha256(data).hexdigest(),
         )
+        self.write(facts, data)
+
+    def write(self, facts: CheckpointFacts, data: bytes) -> None:
+        """Write one whole, then remove those that are neither among the newest nor the best. Raises TrainingError where that fails."""
         try:
             system, root = locate(self.root)
             folder = f"{root}/{facts.name}"
@@ -120,8 +124,7 @@ class Checkpoints:
 
     def load(self, facts: CheckpointFacts) -> dict[str, Any]:
         """The state of a checkpoint, on the CPU. Raises UsageError where it cannot be read."""
-        with self._reading() as (system, root):
-            data = self._state(system, root, facts)
+        data = self.read(facts)
         if data is None:
             raise UsageError(f"the checkpoint {facts.name} in {self.root} is damaged or gone")
         try:
@@ -129,6 +132,11 @@ class Checkpoints:
         except pickle.UnpicklingError as error:
             raise UsageError(f"the checkpoint {facts.name} in {self.root} holds more than tensors, numbers and text: not opened") from error
         return state
+
+    def read(self, facts: CheckpointFacts) -> bytes | None:
+        """The state as it was written; None where it is damaged or gone. Raises UsageError where the store does not answer."""
+        with self._reading() as (system, root):
+            return self._state(system, root, facts)
 
     def require_same(self, facts: CheckpointFacts) -> None:
         """Raises OutputConflictError for a checkpoint of another model, another recipe or other clips, with what differs."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reelscribe.pipeline.bundle import BundleSpec, ModelBundle, SampleClip, load_bundle, save_bundle, untrained
+from reelscribe.pipeline.bundle import MOST_CLIP_BYTES, BundleSpec, ModelBundle, SampleClip, load_bundle, save_bundle, untrained
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress, note
 from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, StoppedError, TrackingLostError, UsageError
@@ -150,7 +150,7 @@ def run_training(
                 follower = Follower(config, _spec(config, data), folder, run, clips=len(data.train), advance=advance, report=report)
                 trained = _fit_or_stop(config, data, folder, follower, checkpoints)
             raw = _evaluate(config, splits, data, trained, folder / "model", pool, progress)
-            clips = _clips_to_keep(config, load_bundle(folder / "model"), splits.val, pool)
+            clips = _clips_to_keep(config, load_bundle(folder / "model"), list(raw.truth.values()), pool)
         bundle, evaluation = _finish(config, data, trained, raw, leaks, folder / "model", data_digest, clips)
         spent = time_spent(decoding_s, follower.speeds, follower.storing_s)
         run.log_metrics(spent.metrics)
@@ -262,8 +262,9 @@ def _evaluate(
 
 
 def _clips_to_keep(config: Config, bundle: ModelBundle, rows: list[dict[str, Any]], pool: DecodePool) -> list[SampleClip]:
-    """Validation clips from all over the table, decoded as the model asks for them; a captioner has no other runtime to hold against."""
-    count = 0 if config.task == "caption" else min(config.evaluation.keep_clips, len(rows))
+    """Validation clips from all over the table, their first frames; a captioner has no other runtime to hold against torch."""
+    most = MOST_CLIP_BYTES // (_MOST_KEPT * config.transform.height * config.transform.width * 3)
+    count = 0 if config.task == "caption" else min(config.evaluation.keep_clips, len(rows), most)
     chosen = [rows[i * len(rows) // count] for i in range(count)]
     requests = (
         (i, bundle.request(row["uri"], row["start_s"], row["end_s"], backend=config.decode.backend)) for i, row in enumerate(chosen)

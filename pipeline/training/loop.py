@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from reelscribe.models.encoders import Encoder
 from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
-from reelscribe.pipeline.errors import OutputConflictError, StoppedError, UsageError
+from reelscribe.pipeline.errors import OutputConflictError, StoppedError, TrainingError, UsageError
 from reelscribe.pipeline.predictor import frame_gaps
 from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
@@ -218,10 +218,16 @@ class Trainer:
         """Leave a checkpoint; the first worker writes it."""
         began = time.perf_counter()
         sums = self.world.all(self.at.sums)
+        problem = ""
         if self.checkpoints and not self.world.rank:
             state = self.state_dict() | {"sums": sums}
             at, monitor = self.at, self.config.monitor
-            self.checkpoints.save(state, epoch=at.epoch, step=at.step, monitor=monitor, monitored=monitored)
+            try:
+                self.checkpoints.save(state, epoch=at.epoch, step=at.step, monitor=monitor, monitored=monitored)
+            except TrainingError as error:
+                problem = str(error)
+        if problem := self.world.agreed(problem):  # all workers end, as the others would wait for the first
+            raise TrainingError(problem)
         self.storing_s += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:

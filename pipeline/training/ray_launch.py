@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from reelscribe.pipeline.bundle import untrained
-from reelscribe.pipeline.cluster import cluster
+from reelscribe.pipeline.cluster import LOCAL, cluster, cluster_address
 from reelscribe.pipeline.config import Config, TrainingConfig
 from reelscribe.pipeline.errors import ReelScribeError, TrainingError, UsageError
 from reelscribe.pipeline.features import Spread
@@ -59,7 +59,10 @@ def train_on_ray(
         logging.getLogger("reelscribe").info("Ray %s; its own logs are in %s/logs, on each node", ray.__version__, session)
         on_this_node = {"num_cpus": 0, "scheduling_strategy": here}  # another one may die
         queue = Queue(actor_options=on_this_node)
-        relay = ray.remote(Relay).options(**on_this_node).remote(folder.absolute(), checkpoints) if len(_nodes()) > 1 else None
+        relay = None
+        if cluster_address(config.cluster.address) != LOCAL:  # nodes may also come later
+            options = {**on_this_node, "max_restarts": -1, "max_task_retries": -1}
+            relay = ray.remote(Relay).options(**options).remote(folder.absolute(), checkpoints)
         task = {
             "config": config.model_dump(mode="json"),
             "data": data,
@@ -131,12 +134,13 @@ def require_places(training: TrainingConfig, nodes: Iterable[Mapping[str, float]
         int(min(node.get("CPU", 0), node.get("GPU", 0) / gpus if gpus else training.workers)) if node.get("CPU") else 0
         for node in resources
     )
-    if places < (training.min_workers or training.workers):
+    key = "min_workers" if training.min_workers else "workers"
+    if places < (wanted := getattr(training, key)):
         total = {kind: sum(node.get(kind, 0) for node in resources) for kind in ("CPU", "GPU")}
         raise UsageError(
-            f"{training.workers} workers need 1 CPU and {gpus:g} GPUs each, the cluster has {total['CPU']:g} CPUs "
+            f"{wanted} workers need 1 CPU and {gpus:g} GPUs each, the cluster has {total['CPU']:g} CPUs "
             f"and {total['GPU']:g} GPUs on {len(resources)} node(s), room for {places} workers; "
-            "lower training.workers or training.gpus_per_worker"
+            f"lower training.{key} or training.gpus_per_worker"
         )
 
 
@@ -179,7 +183,8 @@ def _train_on_worker(task: dict[str, Any]) -> None:
     context, queue = ray.train.get_context(), task["queue"]
     world = World(context.get_world_rank(), context.get_world_size())
     try:
-        with reachable(task["relay"], task["data"], task["folder"], task["checkpoints"]) as found:
+        share = world.rank / world.size
+        with reachable(task["relay"], task["data"], task["folder"], task["checkpoints"], share=share) as found:
             _require_files(found.data, world, get_device())
             _trainer(task, found, world, get_device()).fit(queue.put if world.rank == 0 else lambda _: None)
     except ReelScribeError as error:

@@ -23,6 +23,7 @@ from reelscribe.pipeline.training.steps.bad_batch import BAD_BATCH_FILE
 from reelscribe.pipeline.training.stopping import STOP_FILE
 
 _FILES_PER_CALL = 64
+_BYTES_PER_CALL = 64 * 2**20
 _STOP_SEEN_WITHIN_S = 1.0
 
 
@@ -33,8 +34,14 @@ class Relay:
         self.folder, self.checkpoints = folder, checkpoints
 
     def contents(self, files: list[Path]) -> list[bytes | None]:
-        """None for a file that is not there."""
-        return [file.read_bytes() if file.is_file() else None for file in files]
+        """Of the first of these files, as many as are not too much for one answer; None for one that is not there."""
+        found: list[bytes | None] = []
+        size = 0
+        while len(found) < len(files) and size < _BYTES_PER_CALL:
+            file = files[len(found)]
+            found.append(file.read_bytes() if file.is_file() else None)
+            size += len(found[-1] or b"")
+        return found
 
     def stop_asked(self) -> bool:
         """See `stopping`."""
@@ -42,11 +49,21 @@ class Relay:
 
     def keep(self, name: str, data: bytes) -> None:
         """A file for the folder of the run."""
-        (self.folder / name).write_bytes(data)
+        (self.folder / f".{name}").write_bytes(data)
+        (self.folder / f".{name}").replace(self.folder / name)
 
-    def checkpoint(self, call: str, *args: Any, **keywords: Any) -> Any:
-        """What a method of the checkpoints gives."""
-        return getattr(self.checkpoints, call)(*args, **keywords)
+    def write(self, facts: CheckpointFacts, data: bytes) -> None:
+        """See Checkpoints, as of the next two."""
+        assert self.checkpoints
+        self.checkpoints.write(facts, data)
+
+    def newest(self) -> CheckpointFacts | None:  # noqa: D102
+        assert self.checkpoints
+        return self.checkpoints.newest()
+
+    def read(self, facts: CheckpointFacts) -> bytes | None:  # noqa: D102
+        assert self.checkpoints
+        return self.checkpoints.read(facts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +72,19 @@ class RelayedCheckpoints(Checkpoints):
 
     relay: Any  # the handle of the actor
 
-    def save(self, state: dict[str, Any], **facts: Any) -> None:
+    def write(self, facts: CheckpointFacts, data: bytes) -> None:
         """See Checkpoints."""
-        _get(self.relay.checkpoint.remote("save", state, **facts))
+        _get(self.relay.write.remote(facts, data))
 
     def newest(self) -> CheckpointFacts | None:
         """See Checkpoints."""
-        found: CheckpointFacts | None = _get(self.relay.checkpoint.remote("newest"))
+        found: CheckpointFacts | None = _get(self.relay.newest.remote())
         return found
 
-    def load(self, facts: CheckpointFacts) -> dict[str, Any]:
+    def read(self, facts: CheckpointFacts) -> bytes | None:
         """See Checkpoints."""
-        state: dict[str, Any] = _get(self.relay.checkpoint.remote("load", facts))
-        return state
+        data: bytes | None = _get(self.relay.read.remote(facts))
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +97,11 @@ class Reachable:
 
 
 @contextmanager
-def reachable(relay: Any, data: TrainingData, folder: Path, checkpoints: Checkpoints | None) -> Iterator[Reachable]:
+def reachable(relay: Any, data: TrainingData, folder: Path, checkpoints: Checkpoints | None, *, share: float = 0.0) -> Iterator[Reachable]:
     """Inside, this worker reaches all it needs; ``relay`` is None where every worker is on the node that launched the training.
 
-    ``folder`` is that of the run. What the loop leaves for a person to look at gets there.
+    ``folder`` is that of the run. What the loop leaves for a person to look at gets there. Workers that begin to fetch at different
+    ``share``s of the files find what others of their node have fetched.
     """
     if relay is None or folder.is_dir():
         yield Reachable(data=data, folder=folder, checkpoints=checkpoints)
@@ -92,7 +110,7 @@ def reachable(relay: Any, data: TrainingData, folder: Path, checkpoints: Checkpo
         checkpoints = RelayedCheckpoints(**vars(checkpoints), relay=relay)
     with tempfile.TemporaryDirectory() as name, _stop_passed_on(relay, here := Path(name)):
         try:
-            data = replace(data, train=_fetched(relay, data.train), val=_fetched(relay, data.val))
+            data = replace(data, train=_fetched(relay, data.train, share), val=_fetched(relay, data.val, share))
             yield Reachable(data=data, folder=here, checkpoints=checkpoints)
         except TrainingError as error:
             if (here / BAD_BATCH_FILE).exists():
@@ -100,16 +118,20 @@ def reachable(relay: Any, data: TrainingData, folder: Path, checkpoints: Checkpo
             raise TrainingError(str(error).replace(str(here), str(folder))) from None
 
 
-def _fetched(relay: Any, clips: ClipSet) -> ClipSet:
+def _fetched(relay: Any, clips: ClipSet, share: float) -> ClipSet:
     """The same clips with files of this node; one that is nowhere keeps its path."""
     cache = FeatureCache(user_cache() / "arrays")
-    places = {file: file if file.is_file() else cache.path(file.stem) for views in clips.files for file in views}
-    wanted = [file for file, place in places.items() if not place.is_file()]
-    for start in range(0, len(wanted), _FILES_PER_CALL):
-        missing = [file for file in wanted[start : start + _FILES_PER_CALL] if not places[file].is_file()]  # no other worker was faster
-        for file, content in zip(missing, _get(relay.contents.remote(missing)), strict=True):
+    files = list(dict.fromkeys(file for views in clips.files for file in views))
+    begin = int(share * len(files))
+    wanted = files[begin:] + files[:begin]
+    while wanted := [file for file in wanted if not file.is_file() and not cache.path(file.stem).is_file()]:
+        asked = wanted[:_FILES_PER_CALL]
+        contents = _get(relay.contents.remote(asked))
+        for file, content in zip(asked, contents, strict=False):
             if content is not None:
                 cache.save_bytes(file.stem, content)
+        wanted = wanted[len(contents) :]
+    places = {file: cache.path(file.stem) if cache.path(file.stem).is_file() else file for file in files}
     return replace(clips, files=tuple(tuple(places[file] for file in views) for views in clips.files))
 
 

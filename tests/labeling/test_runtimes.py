@@ -122,6 +122,7 @@ def test_what_cannot_run_here_is_said(model: ModelBundle, monkeypatch: pytest.Mo
     assert choose(captioner, "auto", "cpu").runtime == "torch"
     with pytest.raises(ModelError, match="only the runtime torch does"):
         choose(captioner, "onnxruntime", "cpu")
-    monkeypatch.setattr(names.util, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"openvino is not installed; pip install 'reelscribe\[runtimes\]'"):
-        choose(model, "openvino", "auto")
+    monkeypatch.setitem(names._EXTRA, "no_such_package", "int8")
+    monkeypatch.setitem(names._PACKAGES, "openvino-int8", ("openvino", "no_such_package"))
+    with pytest.raises(UsageError, match=r"no_such_package is not installed; pip install 'reelscribe\[int8\]'"):
+        choose(model, "openvino-int8", "auto")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,21 +14,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from test_job import changed, check_the_batch_that_was_kept, history, poisoned
 from tiny_training import drawn_data
 
 from reelscribe.pipeline.bundle import untrained
-from reelscribe.pipeline.config import Config, TrainingConfig
+from reelscribe.pipeline.config import CheckpointConfig, Config, TrainingConfig
 from reelscribe.pipeline.console import progress
 from reelscribe.pipeline.errors import StoppedError, TrainingError, UsageError
 from reelscribe.pipeline.features import FeatureCache, Spread
 from reelscribe.pipeline.manifest import read_manifest
+from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData, prepare
 from reelscribe.pipeline.training.job import TrainingResult, run_training
 from reelscribe.pipeline.training.ray_arrays import SpreadOnRay
 from reelscribe.pipeline.training.ray_launch import require_places, train_on_ray
+from reelscribe.pipeline.training.ray_relay import Relay, reachable
 from reelscribe.pipeline.training.recipes.splits import split_rows
+from reelscribe.pipeline.training.steps.bad_batch import BAD_BATCH_FILE
+from reelscribe.pipeline.training.stopping import STOP_FILE
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -148,6 +155,48 @@ def test_a_cluster_decodes_as_this_process_does(tiny_config: Config, tmp_path: P
     for mine, theirs in zip(here.train.files + here.val.files, there.train.files + there.val.files, strict=True):
         for one, other in zip(mine, theirs, strict=True):
             np.testing.assert_allclose(np.load(one), np.load(other), atol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_node_without_the_folder_of_the_run(tmp_path: Path) -> None:
+    """Checkpoints, a request to stop and a bad batch go through the relay, and so do its errors."""
+    import ray
+
+    data = drawn_data(tmp_path, train=3, val=1)
+    run, elsewhere = tmp_path / "run", Path("/no/such/folder")
+    run.mkdir()
+    data = replace(data, train=replace(data.train, files=((elsewhere / "gone.npy",), *data.train.files[1:])))
+    kept = Checkpoints(root=str(run / "checkpoints"), config=CheckpointConfig(), recipe={"a": 1}, data_digest="d")
+    relay = ray.remote(Relay).options(num_cpus=0).remote(run, kept)
+
+    def work() -> None:
+        with reachable(relay, data, elsewhere, kept) as found:
+            assert found.data.train.files == data.train.files  # what nobody has keeps its name
+            checkpoints = found.checkpoints
+            assert checkpoints
+            assert checkpoints.newest() is None
+            checkpoints.save({"weights": torch.arange(3)}, epoch=2, step=1, monitor="val_loss")
+            newest = kept.newest()
+            assert newest
+            assert checkpoints.newest() == newest
+            assert torch.equal(checkpoints.load(newest)["weights"], torch.arange(3))
+            assert not (found.folder / STOP_FILE).exists()
+            (run / STOP_FILE).touch()
+            limit = time.monotonic() + 30
+            while not (found.folder / STOP_FILE).exists():
+                assert time.monotonic() < limit
+                time.sleep(0.1)
+            (found.folder / BAD_BATCH_FILE).write_bytes(b"batch")
+            shutil.rmtree(run / "checkpoints")
+            (run / "checkpoints").write_text("in the way")
+            checkpoints.save({}, epoch=3, step=1, monitor="val_loss")
+
+    with pytest.raises(TrainingError, match="cannot write a checkpoint"):
+        work()
+    assert (run / BAD_BATCH_FILE).read_bytes() == b"batch"
+    with reachable(relay, data, run, kept) as found:
+        assert (found.data, found.folder, found.checkpoints) == (data, run, kept)
 
 
 @pytest.mark.slow

@@ -132,10 +132,12 @@ def train(config: Config, nodes: TwoNodes, name: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def kill(nodes: TwoNodes, training: subprocess.Popen[str], what: str, *, after: str) -> None:
-    """SIGKILL to a process of the other node, as soon as a checkpoint of this epoch is there."""
+def kill(nodes: TwoNodes, training: subprocess.Popen[str], what: str, *, epoch: int) -> None:
+    """SIGKILL to a process of the other node, as soon as a checkpoint of this epoch or a later one is there."""
     limit = time.monotonic() + 200
-    while not list(nodes.here.glob(f"spread/spread/*/checkpoints/{after}*/checkpoint.json")):
+    while not any(
+        file.parent.name >= f"epoch-{epoch:04}" for file in nodes.here.glob("spread/spread/*/checkpoints/epoch-*/checkpoint.json")
+    ):
         assert training.poll() is None, training.communicate()[1]
         assert time.monotonic() < limit, "no checkpoint"
         time.sleep(0.05)
@@ -190,8 +192,8 @@ def test_nodes_without_a_shared_folder(nodes: TwoNodes, drawn: Path, tiny_config
 
     output = nodes.here / "spread"
     training = train(config.model_copy(update={"name": "spread", "output": str(output)}), nodes, "spread")
-    kill(nodes, training, "RayTrainWorker", after="epoch-0002")
-    kill(nodes, training, "raylet/raylet", after="epoch-0004")
+    kill(nodes, training, "RayTrainWorker", epoch=2)
+    kill(nodes, training, "raylet/raylet", epoch=4)
     said = training.communicate(timeout=200)[1]
     assert training.returncode == 0, said
 
