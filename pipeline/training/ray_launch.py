@@ -7,6 +7,7 @@ the same version of Ray alone, and a run may go on in one process.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -118,7 +119,11 @@ def _nodes() -> list[dict[str, Any]]:
 
 def _num_workers(training: TrainingConfig) -> Any:
     """With two numbers, Ray Train goes on with fewer workers and takes more again."""
-    return (training.min_workers, training.workers) if training.min_workers else training.workers
+    if not training.min_workers:
+        return training.workers
+    # Ray counts on a dead node for some seconds; then it would wait a minute for its place before it tries with fewer.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+    return training.min_workers, training.workers
 
 
 def on_ray(config: Config) -> bool:
