@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -27,7 +27,7 @@ from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
 from reelscribe.pipeline.training.progress import EpochMetrics, Progress, Speed, Trained, like, without
 from reelscribe.pipeline.training.steps import bad_batch
-from reelscribe.pipeline.training.steps.batches import Batches, Draw
+from reelscribe.pipeline.training.steps.batches import Batch, Batches, Draw, read_ahead
 from reelscribe.pipeline.training.steps.gradients import GradientHealth, gradient_health
 from reelscribe.pipeline.training.steps.optimization import Schedule, averaged, is_better, parameter_groups
 from reelscribe.pipeline.training.steps.passes import ArrayNetwork, Passes
@@ -192,8 +192,8 @@ class Trainer:
         if self.config.scheduled_sampling:
             share = (at.epoch - 1) / max(1, self.config.epochs - 1)
             cast("Captioner", self.model).scheduled_sampling = self.config.scheduled_sampling * share
-        for step, draws in list(enumerate(self.batches.epoch(at.epoch)))[at.step :]:
-            at.sums = at.sums + self._train_step(at.epoch, step, draws)
+        for step, draws, batch in self._loaded():
+            at.sums = at.sums + self._train_step(at.epoch, step, draws, batch)
             at.step = step + 1
             if self._stop_asked():
                 self._save()
@@ -286,14 +286,24 @@ class Trainer:
         self.at.sums = mine.to(self.device)
         torch.set_rng_state(state["random"])
 
-    def _train_step(self, epoch: int, step: int, draws: list[Draw]) -> Tensor:
-        """One optimizer step on the global batch; returns this worker's sums of loss and score."""
+    def _rows(self, draws: list[Draw]) -> range:
+        """This worker's rows of a global batch."""
         part = self.world.part(len(draws))
-        rows = range(part.start, part.stop)
-        weight = 1.0 if rows else 0.0  # a worker with no clip in a short last batch still takes part in the averaging
+        return range(part.start, part.stop)
+
+    def _loaded(self) -> Iterator[tuple[int, list[Draw], Batch]]:
+        """The steps left of the epoch: number, global batch, and this worker's part of it, read while the step before is made."""
+        epoch, steps = self.at.epoch, list(enumerate(self.batches.epoch(self.at.epoch)))[self.at.step :]
+        loads = [partial(self.batches.load, epoch, step, draws, self._rows(draws) or range(1)) for step, draws in steps]
         began = time.perf_counter()
-        batch = self.batches.load(epoch, step, draws, rows or range(1))
-        self.loading_s += time.perf_counter() - began
+        for (step, draws), batch in zip(steps, read_ahead(loads), strict=True):
+            self.loading_s += time.perf_counter() - began
+            yield step, draws, batch
+            began = time.perf_counter()
+
+    def _train_step(self, epoch: int, step: int, draws: list[Draw], batch: Batch) -> Tensor:
+        """One optimizer step on the global batch; returns this worker's sums of loss and score."""
+        weight = 1.0 if self._rows(draws) else 0.0  # a worker with no clip in a short last batch still takes part in the averaging
         self.optimizer.zero_grad(set_to_none=True)
         scale = weight * self.world.size / len(draws)  # averaged over workers this is the mean over the global batch
         sums = weight * self.passes(batch, scale=scale, seed=stable_seed(self.seed, "dropout", epoch, step))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -156,6 +157,19 @@ class Batches:
             [clips[row]._replace(array=blend(clips[row].array, clips[int(others[row])].array, float(shares[row]))) for row in rows],
             weights * blended + (1 - weights) * blended[others],
         )
+
+
+def read_ahead(loads: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
+    """What each gives, called in a thread while the batch before it is at work; drawing from generators of their own, they may be."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as thread:
+        before: Future[Batch] | None = None
+        for load in loads:
+            following = thread.submit(load)
+            if before:
+                yield before.result()
+            before = following
+        if before:
+            yield before.result()
 
 
 def stack_targets(targets: Sequence[ViewTarget]) -> Tensor:
