@@ -145,6 +145,7 @@ def ours(
     epochs: int,
     folder: Path | None = None,
     settings: CheckpointConfig | None = None,
+    on_epoch: Callable[[Trained], None] = lambda _: None,
     **keywords: Any,
 ) -> tuple[Trained, Taken]:
     """What the loop leaves, and what it took, checkpoints included."""
@@ -152,7 +153,7 @@ def ours(
     config = TRAINING.model_copy(update={"epochs": epochs})
     trainer = Trainer(model, config, data, seed=0, device=torch.device("cpu"), checkpoints=kept, **keywords)
     begin = now()
-    trained = trainer.fit(lambda _: None)
+    trained = trainer.fit(on_epoch)
     return trained, since(begin)
 
 
@@ -203,18 +204,23 @@ def _one_of_many(rank: int, size: int, port: int, data: TrainingData, out: str, 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     wrap = partial(nn.parallel.DistributedDataParallel, find_unused_parameters=True)
-    trained, taken = ours(data, network(), world=World(rank, size), wrap=wrap, **keywords)
-    if rank == 0:
-        torch.save((tuple(taken), trained.history), out)
+    with contextlib.suppress(CutError):
+        trained, taken = ours(data, network(), world=World(rank, size), wrap=wrap, **keywords)
+        if rank == 0:
+            torch.save((tuple(taken), trained.history), out)
     torch.distributed.destroy_process_group()
 
 
-def spread(data: TrainingData, size: int, out: Path, **keywords: Any) -> tuple[list[EpochMetrics], Taken]:
-    """The history, and what the first of ``size`` processes took, without their start."""
+def in_processes(data: TrainingData, size: int, out: Path, **keywords: Any) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     torch.multiprocessing.spawn(_one_of_many, (size, port, data, str(out), keywords), nprocs=size)
+
+
+def spread(data: TrainingData, size: int, out: Path, **keywords: Any) -> tuple[list[EpochMetrics], Taken]:
+    """The history, and what the first of ``size`` processes took, without their start."""
+    in_processes(data, size, out, **keywords)
     taken, history = torch.load(out, weights_only=True)
     return history, Taken(*taken)
 
@@ -232,9 +238,14 @@ class CutError(Exception):
     """Instead of a kill."""
 
 
+def cut_in_epoch_4(trained: Trained) -> None:
+    if trained.epoch == 4:
+        raise CutError
+
+
 def interrupted(data: TrainingData, epochs: int, folder: Path) -> list[EpochMetrics]:
-    """Stopped twice inside epochs, two steps after a checkpoint; one process, then two, then one."""
-    settings = CheckpointConfig(every_steps=3)
+    """Stopped three times after a checkpoint; one process, then two, then one."""
+    settings = CheckpointConfig(every_steps=2)
     for steps in (8, 20):
 
         def cut(done: int, last: int = steps) -> None:
@@ -244,7 +255,7 @@ def interrupted(data: TrainingData, epochs: int, folder: Path) -> list[EpochMetr
         with contextlib.suppress(CutError):
             ours(data, network(), epochs, folder, settings=settings, on_step=cut)
         if steps == 8:
-            spread(data, 2, folder / "two.pt", epochs=4, folder=folder, settings=settings)
+            in_processes(data, 2, folder / "two.pt", epochs=epochs, folder=folder, settings=settings, on_epoch=cut_in_epoch_4)
     return ours(data, network(), epochs, folder, settings=settings)[0].history
 
 
