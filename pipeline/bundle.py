@@ -12,6 +12,7 @@ import hashlib
 import math
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,7 +127,7 @@ class ModelBundle:
                 wanted = (len(gaps), self.spec.transform.height, self.spec.transform.width, 3)
                 if frames.shape != wanted or not gaps.size or (frames.dtype, gaps.dtype) != (np.uint8, np.float32):
                     raise ValueError(f"expected frames {wanted} of bytes, got {frames.shape} of {frames.dtype}")
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             raise ModelError(f"{file} does not hold clips that this model sees: {error}") from error
         return clips
 

@@ -192,7 +192,7 @@ class TrainingConfig(_Section):
     min_workers: int = Field(
         default=0,
         ge=0,
-        description="with so many Ray begins, or goes on where a node is gone; 0 waits for all; the numbers agree to rounding",
+        description="the fewest that Ray begins with, or goes on with where a node is gone; 0 waits for all; numbers agree to rounding",
     )
     gpus_per_worker: float = Field(default=0.0, ge=0, description="on Ray")
     max_restarts: int = Field(

@@ -81,6 +81,18 @@ def test_a_file_of_other_things_than_clips_is_refused(arrays: dict[str, Any], fo
         load_bundle(folder).clips()
 
 
+@pytest.mark.parametrize("damage", [slice(200, 240), slice(-400, None), slice(None)])
+def test_a_damaged_file_of_clips_is_refused(damage: slice, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), dtype=np.uint8)
+    bundle = save_bundle(tmp_path / "model", spec=spec(), state={}, card="", clips=[(frames, np.zeros(3, dtype=np.float32))])
+    file = bundle.folder / "clips.npz"
+    content = bytearray(file.read_bytes())
+    content[damage] = bytes(byte ^ 0xFF for byte in content[damage])
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match="does not hold clips that this model sees"):
+        bundle.clips()
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds no model: expected model\.json and weights\.safetensors"):
         load_bundle(tmp_path)

@@ -28,7 +28,9 @@ _USE: dict[Task, str] = {
 }
 
 
-def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation: Evaluation, leaks: tuple[Leak, ...]) -> str:
+def model_card(
+    spec: BundleSpec, config: Config, data: TrainingData, evaluation: Evaluation, leaks: tuple[Leak, ...], *, num_clips: int
+) -> str:
     """Markdown for a person who meets the model: what it does, what it learned from, how well, and its limits."""
     network = spec.model
     lines = [
@@ -72,7 +74,7 @@ def model_card(spec: BundleSpec, config: Config, data: TrainingData, evaluation:
     )
     fitted = "What the confidence rests on was fitted on the same clips. " if _calibrated(spec) else ""
     lines += [
-        *_kept(config),
+        *([f"Frames of {num_clips} of these clips are stored with the model, in `clips.npz`.", ""] if num_clips else []),
         "## Limits",
         "",
         f"- The figures are from the validation clips; {chosen}. {fitted}Expect a little less on others.",
@@ -136,15 +138,6 @@ def _confidence(spec: BundleSpec) -> list[str]:
     elif spec.precision:
         lines.append(f"- No confidence gives a precision of {spec.precision:g}: no label is accepted.")
     return [*lines, ""]
-
-
-def _kept(config: Config) -> list[str]:
-    if config.task == "caption" or not config.evaluation.keep_clips:
-        return []
-    return [
-        f"Frames of up to {config.evaluation.keep_clips} of these clips are stored with the model (`clips.npz`), to calibrate runtimes.",
-        "",
-    ]
 
 
 def _leaks(leaks: tuple[Leak, ...]) -> list[str]:

@@ -263,14 +263,15 @@ def _evaluate(
 
 def _clips_to_keep(config: Config, bundle: ModelBundle, rows: list[dict[str, Any]], pool: DecodePool) -> list[SampleClip]:
     """Validation clips from all over the table, their first frames; a captioner has no other runtime to hold against torch."""
-    most = MOST_CLIP_BYTES // (_MOST_KEPT * config.transform.height * config.transform.width * 3)
-    count = 0 if config.task == "caption" else min(config.evaluation.keep_clips, len(rows), most)
+    count = 0 if config.task == "caption" else min(config.evaluation.keep_clips, len(rows))
     chosen = [rows[i * len(rows) // count] for i in range(count)]
     requests = (
         (i, bundle.request(row["uri"], row["start_s"], row["end_s"], backend=config.decode.backend)) for i, row in enumerate(chosen)
     )
     views = [clip.views[0] for _, clip in sorted(pool.map(requests), key=lambda found: found[0]) if isinstance(clip, Clip)]
-    return [(view.pixels[:_MOST_KEPT], seconds_between(view.pts_seconds)[:_MOST_KEPT]) for view in views]
+    clips = [(view.pixels[:_MOST_KEPT], seconds_between(view.pts_seconds)[:_MOST_KEPT]) for view in views]
+    sizes = np.cumsum([frames.nbytes for frames, _ in clips])
+    return [clip for clip, size in zip(clips, sizes, strict=True) if size <= MOST_CLIP_BYTES]
 
 
 def _finish(
@@ -300,7 +301,7 @@ def _finish(
         spec, evaluation = _calibrated_captions(spec, raw)
     measure, scores = by_label(evaluation.scores)
     spec = spec.model_copy(update={"metrics": evaluation.scores.metrics | spec.metrics, "label_measure": measure, "label_scores": scores})
-    card = model_card(spec, config, data, evaluation, leaks)
+    card = model_card(spec, config, data, evaluation, leaks, num_clips=len(clips))
     return save_bundle(folder, spec=spec, state=trained.state, card=card, clips=clips), evaluation
 
 

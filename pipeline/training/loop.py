@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from reelscribe.models.encoders import Encoder
 from reelscribe.pipeline.captions import CaptionConfig
 from reelscribe.pipeline.config import AugmentationConfig, TrainingConfig
-from reelscribe.pipeline.errors import OutputConflictError, StoppedError, TrainingError, UsageError
+from reelscribe.pipeline.errors import OutputConflictError, ReelScribeError, StoppedError, UsageError
 from reelscribe.pipeline.predictor import frame_gaps
 from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData, stable_seed
@@ -64,6 +65,20 @@ class World:
         if self.size > 1:
             torch.distributed.all_gather(values, value)
         return torch.stack(values) if self.size > 1 else value[None]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """An error of ours that a worker meets inside is raised on all of them: one that ended alone would leave the others waiting."""
+        errors: list[ReelScribeError | None] = [None]
+        try:
+            yield
+        except ReelScribeError as error:
+            errors = [error]
+        if self.size > 1:
+            mine, errors = errors[0], [None] * self.size
+            torch.distributed.all_gather_object(errors, mine)
+        if found := next((error for error in errors if error), None):
+            raise found
 
     def agreed(self, value: str) -> str:
         """What the first worker says."""
@@ -218,16 +233,11 @@ class Trainer:
         """Leave a checkpoint; the first worker writes it."""
         began = time.perf_counter()
         sums = self.world.all(self.at.sums)
-        problem = ""
-        if self.checkpoints and not self.world.rank:
-            state = self.state_dict() | {"sums": sums}
-            at, monitor = self.at, self.config.monitor
-            try:
+        with self.world.together():
+            if self.checkpoints and not self.world.rank:
+                state = self.state_dict() | {"sums": sums}
+                at, monitor = self.at, self.config.monitor
                 self.checkpoints.save(state, epoch=at.epoch, step=at.step, monitor=monitor, monitored=monitored)
-            except TrainingError as error:
-                problem = str(error)
-        if problem := self.world.agreed(problem):  # all workers end, as the others would wait for the first
-            raise TrainingError(problem)
         self.storing_s += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:
@@ -268,17 +278,21 @@ class Trainer:
 
     def _go_on(self) -> None:
         """From the newest checkpoint, where there is one. The workers may be more or fewer than those that left it."""
-        found = self.checkpoints.newest() if self.checkpoints else None
+        with self.world.together():
+            found = self.checkpoints.newest() if self.checkpoints else None
         name = self.world.agreed(found.name if found else "")
         if not self.checkpoints or not name:
             return
-        if found is None or found.name != name:
-            raise UsageError(f"worker {self.world.rank} does not see the checkpoint {name} in {self.checkpoints.root}: share this folder")
-        state = self.checkpoints.load(found)
-        try:
-            self._load(state)
-        except (RuntimeError, ValueError) as error:
-            raise OutputConflictError(f"the checkpoint {name} in {self.checkpoints.root} is of another network: {error}") from error
+        with self.world.together():
+            if found is None or found.name != name:
+                raise UsageError(
+                    f"worker {self.world.rank} does not see the checkpoint {name} in {self.checkpoints.root}, as the first one does"
+                )
+            state = self.checkpoints.load(found)
+            try:
+                self._load(state)
+            except (RuntimeError, ValueError) as error:
+                raise OutputConflictError(f"the checkpoint {name} in {self.checkpoints.root} is of another network: {error}") from error
         self.schedule.load_state_dict(state["schedule"])
         self.at = Progress.from_state(state["progress"], self.result.state_dict())
         sums: Tensor = state["sums"]

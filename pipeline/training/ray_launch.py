@@ -105,16 +105,11 @@ def ready(config: Config) -> Iterator[Spread | None]:
         yield None
         return
     with cluster(config.cluster.address):
-        nodes = _nodes()
+        import ray
+
+        nodes = [node for node in ray.nodes() if node["Alive"]]
         require_places(config.training, [node["Resources"] for node in nodes])
         yield SpreadOnRay(config.decode.limits) if len(nodes) > 1 else None
-
-
-def _nodes() -> list[dict[str, Any]]:
-    """Those of the cluster that live."""
-    import ray
-
-    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _num_workers(training: TrainingConfig) -> Any:

@@ -1,7 +1,7 @@
 """Workers on nodes that share no disk with the one that launched the training: an actor there relays what they need.
 
-It sends stored arrays, which each node keeps in a cache of its own, reads and writes checkpoints, and passes a request to stop on. A worker
-that sees the folder of the run uses it as it is.
+It sends stored arrays, which each node keeps in a cache of its own, reads and writes checkpoints, and passes a request to stop on. What a
+worker reaches by itself it uses as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from reelscribe.pipeline.config import user_cache
 from reelscribe.pipeline.errors import ReelScribeError, TrainingError
 from reelscribe.pipeline.features import FeatureCache
+from reelscribe.pipeline.stores import S3
 from reelscribe.pipeline.training.checkpoints import CheckpointFacts, Checkpoints
 from reelscribe.pipeline.training.data import ClipSet, TrainingData
 from reelscribe.pipeline.training.steps.bad_batch import BAD_BATCH_FILE
@@ -103,14 +104,15 @@ def reachable(relay: Any, data: TrainingData, folder: Path, checkpoints: Checkpo
     ``folder`` is that of the run. What the loop leaves for a person to look at gets there. Workers that begin to fetch at different
     ``share``s of the files find what others of their node have fetched.
     """
+    if relay is not None:
+        data = replace(data, train=_fetched(relay, data.train, share), val=_fetched(relay, data.val, share))
+        if checkpoints and not checkpoints.root.startswith(S3) and not Path(checkpoints.root).is_dir():
+            checkpoints = RelayedCheckpoints(**vars(checkpoints), relay=relay)
     if relay is None or folder.is_dir():
         yield Reachable(data=data, folder=folder, checkpoints=checkpoints)
         return
-    if checkpoints and "://" not in checkpoints.root:
-        checkpoints = RelayedCheckpoints(**vars(checkpoints), relay=relay)
     with tempfile.TemporaryDirectory() as name, _stop_passed_on(relay, here := Path(name)):
         try:
-            data = replace(data, train=_fetched(relay, data.train, share), val=_fetched(relay, data.val, share))
             yield Reachable(data=data, folder=here, checkpoints=checkpoints)
         except TrainingError as error:
             if (here / BAD_BATCH_FILE).exists():
@@ -124,14 +126,15 @@ def _fetched(relay: Any, clips: ClipSet, share: float) -> ClipSet:
     files = list(dict.fromkeys(file for views in clips.files for file in views))
     begin = int(share * len(files))
     wanted = files[begin:] + files[:begin]
-    while wanted := [file for file in wanted if not file.is_file() and not cache.path(file.stem).is_file()]:
-        asked = wanted[:_FILES_PER_CALL]
-        contents = _get(relay.contents.remote(asked))
-        for file, content in zip(asked, contents, strict=False):
-            if content is not None:
-                cache.save_bytes(file.stem, content)
-        wanted = wanted[len(contents) :]
-    places = {file: cache.path(file.stem) if cache.path(file.stem).is_file() else file for file in files}
+    for start in range(0, len(wanted), _FILES_PER_CALL):
+        asked = wanted[start : start + _FILES_PER_CALL]
+        while asked := [file for file in asked if not file.is_file() and not cache.path(file.stem).is_file()]:
+            contents = _get(relay.contents.remote(asked))
+            for file, content in zip(asked, contents, strict=False):
+                if content is not None:
+                    cache.save_bytes(file.stem, content)
+            asked = asked[len(contents) :]
+    places = {file: file if file.is_file() or not cache.path(file.stem).is_file() else cache.path(file.stem) for file in files}
     return replace(clips, files=tuple(tuple(places[file] for file in views) for views in clips.files))
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.config_files import load_config
 from reelscribe.pipeline.errors import ModelError, OutputConflictError, UsageError
+from reelscribe.pipeline.stores import S3
 from reelscribe.pipeline.tracking.connection import connect, model_errors
 from reelscribe.pipeline.tracking.uri import redact, tracking_uri
 from reelscribe.pipeline.training.checkpoints import CheckpointFacts, Checkpoints
@@ -84,6 +85,8 @@ def ended(folder: Path) -> None:
 def checkpoints_of(config: Config, folder: Path, data_digest: str = "") -> Checkpoints:
     """Those of the run whose folder this is."""
     chosen = config.training.checkpoint.folder
+    if chosen and not chosen.startswith(S3):
+        chosen = str(Path(chosen).absolute())  # workers have working directories of their own
     root = f"{chosen.rstrip('/')}/{folder.name}" if chosen else str(folder / "checkpoints")
     return Checkpoints(root=root, config=config.training.checkpoint, recipe=config.recipe, data_digest=data_digest)
 

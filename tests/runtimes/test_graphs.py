@@ -84,5 +84,5 @@ def test_integers_of_8_bits_are_calibrated_on_the_clips_of_the_model(tmp_path: P
 
 
 def test_without_real_clips_there_are_no_integers(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="came without clips to calibrate"):
+    with pytest.raises(ModelError, match="came without two clips to calibrate"):
         open_engine(exported(tmp_path, WHOLE), "openvino-int8")

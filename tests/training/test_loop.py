@@ -72,6 +72,9 @@ def _one_rank(rank: int, size: int, port: int, settings: tuple[TrainingConfig, A
                 again = stopped.fit(lambda _: None)
         assert rank or again.history == trained.history  # the first worker has the health of gradients in it
         assert all(torch.equal(again.state[name], tensor) for name, tensor in trained.state.items())
+        nowhere = Checkpoints(root="/proc/nowhere", config=CheckpointConfig(every_steps=1), recipe={}, data_digest="")
+        with pytest.raises(TrainingError, match="cannot write a checkpoint to /proc/nowhere"):  # the first worker; all of them end
+            spread(checkpoints=nowhere).fit(lambda _: None)
     torch.distributed.destroy_process_group()
 
 
