@@ -60,12 +60,13 @@ def test_random_queries_equal_brute_force(store: str, request: pytest.FixtureReq
     everything = read_all(uri)
     rng = random.Random(11)
     sizes = []
-    for _ in range(30):
+    count = 15 if store == "server" else 30
+    for _ in range(count):
         text = random_query(rng)
         found = query_versions(text, uri=uri)
         assert facts(found) == facts(select(parse_query(text), everything)), text
         sizes.append(len(found))
-    assert sum(size > 0 for size in sizes) > 12
+    assert sum(size > 0 for size in sizes) > count // 3
 
 
 def test_the_query_of_the_book(filled: str, everything: list[ModelVersion]) -> None:

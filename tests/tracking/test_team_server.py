@@ -273,9 +273,9 @@ def test_random_queries_equal_brute_force(team: Team, sign_in: Callable[..., Non
     everything = read_all(team.uri)
     rng = random.Random(5)
     sizes = []
-    for _ in range(20):
+    for _ in range(10):
         text = random_query(rng)
         found = query_versions(text, uri=team.uri)
         assert facts(found) == facts(select(parse_query(text), everything)), text
         sizes.append(len(found))
-    assert sum(size > 0 for size in sizes) > 8
+    assert sum(size > 0 for size in sizes) > 3

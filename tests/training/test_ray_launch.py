@@ -22,19 +22,23 @@ from tiny_training import drawn_data
 from reelscribe.pipeline.bundle import untrained
 from reelscribe.pipeline.config import CheckpointConfig, Config, TrainingConfig
 from reelscribe.pipeline.console import progress
-from reelscribe.pipeline.errors import StoppedError, TrainingError, UsageError
-from reelscribe.pipeline.features import FeatureCache, Spread
+from reelscribe.pipeline.errors import NotAVideoError, StoppedError, TrainingError, UsageError, VideoNotFoundError
+from reelscribe.pipeline.features import ArrayRequest, FeatureCache, Spread
 from reelscribe.pipeline.manifest import read_manifest
+from reelscribe.pipeline.sampling import UniformSampling
 from reelscribe.pipeline.training.checkpoints import Checkpoints
 from reelscribe.pipeline.training.data import TrainingData, prepare
 from reelscribe.pipeline.training.job import TrainingResult, run_training
-from reelscribe.pipeline.training.ray_arrays import SpreadOnRay
-from reelscribe.pipeline.training.ray_launch import require_places, train_on_ray
+from reelscribe.pipeline.training.loop import World
+from reelscribe.pipeline.training.ray_arrays import SpreadOnRay, _require_reached
+from reelscribe.pipeline.training.ray_launch import _require_files, require_places
 from reelscribe.pipeline.training.ray_relay import Relay, reachable
 from reelscribe.pipeline.training.recipes.splits import split_rows
 from reelscribe.pipeline.training.steps.bad_batch import BAD_BATCH_FILE
 from reelscribe.pipeline.training.stopping import STOP_FILE
+from reelscribe.pipeline.video.clip import ClipRequest
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
+from reelscribe.pipeline.video.types import FrameSize
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
@@ -195,14 +199,25 @@ def test_a_node_without_the_folder_of_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cannot write a checkpoint"):
         work()
     assert (run / BAD_BATCH_FILE).read_bytes() == b"batch"
+    (run / "checkpoints").unlink()
+    (run / "checkpoints").mkdir()
     with reachable(relay, data, run, kept) as found:
         assert (found.data, found.folder, found.checkpoints) == (data, run, kept)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_stored_arrays_that_are_gone(tiny_config: Config, tmp_path: Path) -> None:
+def test_stored_arrays_that_are_gone(tmp_path: Path) -> None:
     data = drawn_data(tmp_path, train=4, val=2)
     data = replace(data, val=replace(data.val, files=((tmp_path / "elsewhere.npy",), *data.val.files[1:])))
-    with pytest.raises(UsageError, match=r"worker \d lacks 1 of 10 stored arrays, e\.g\. .*elsewhere\.npy: .* decodes it anew"):
-        train_on_ray(on_two_workers(tiny_config), data, folder=tmp_path / "run", on_epoch=print, on_step=print, checkpoints=None)
+    with pytest.raises(UsageError, match=r"worker 0 lacks 1 of 10 stored arrays, e\.g\. .*elsewhere\.npy: .* decodes it anew"):
+        _require_files(data, World(), torch.device("cpu"))
+
+
+def test_a_video_that_a_node_does_not_read() -> None:
+    clip = ClipRequest(uri="/videos/a.mp4", sampling=UniformSampling(num_frames=2), size=FrameSize(height=8, width=8))
+    request = ArrayRequest(clip=clip, recipe=())
+    with pytest.raises(
+        UsageError, match=r"the node 10\.0\.0\.2 does not read /videos/a\.mp4, which can be read here: .* or behind s3://"
+    ) as caught:
+        _require_reached(request, VideoNotFoundError("no such file"), "10.0.0.2")
+    assert caught.value.exit_status == 2
+    _require_reached(request, NotAVideoError("text"), "10.0.0.2")  # this one is the file's, and a failure of its clip
