@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,6 +54,8 @@ def head(tmp_path: Path) -> Iterator[str]:
             assert time.monotonic() < limit, "the Ray head does not come up"
             try:
                 urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
+                break
+            except urllib.error.HTTPError:  # it wants the token that Ray has made for a cluster of another test
                 break
             except OSError:
                 time.sleep(0.3)
