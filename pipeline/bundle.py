@@ -101,16 +101,12 @@ class ModelBundle:
     @cached_property
     def weights_digest(self) -> str:
         """SHA-256 of the weights file, hex."""
-        with (self.folder / WEIGHTS_FILE).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.folder / WEIGHTS_FILE)
 
     @cached_property
     def clips_digest(self) -> str | None:
         """SHA-256 of the file of clips, hex; None where there is none."""
-        if not (self.folder / CLIPS_FILE).is_file():
-            return None
-        with (self.folder / CLIPS_FILE).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(self.folder / CLIPS_FILE) if (self.folder / CLIPS_FILE).is_file() else None
 
     def clips(self) -> list[SampleClip]:
         """Real ones that training kept; none of a captioner, or of a model made without. Raises ModelError for a file of other things."""
@@ -160,6 +156,12 @@ class ModelBundle:
         except (SafetensorError, RuntimeError) as error:
             raise ModelError(f"{self.folder / WEIGHTS_FILE}: the tensors do not fit the network in {SPEC_FILE}: {error}") from error
         return model.eval()
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def num_outputs(labels: Sequence[str]) -> int:

@@ -111,12 +111,13 @@ def graph_of(bundle: ModelBundle) -> GraphFolder:
 
 def require_int8(graph: GraphFolder) -> None:
     """Have the graph in integers of 8 bits, which takes a while once. Raises ModelError where the model came without real clips."""
+    if all((graph.folder / int8_file(file)).is_file() for file in graph.files):
+        return
     if not graph.graph.real_sample or len(graph.sample()) < 2:
         raise ModelError(
             "the model came without two clips to calibrate 8-bit integers and to judge them (evaluation.keep_clips); use --runtime openvino"
         )
-    if not all((graph.folder / int8_file(file)).is_file() for file in graph.files):
-        run_apart("reelscribe.pipeline.runtimes.quantize", graph.folder)
+    run_apart("reelscribe.pipeline.runtimes.quantize", graph.folder)
 
 
 def _key(bundle: ModelBundle) -> str:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from reelscribe.pipeline.bundle import SPEC_FILE, WEIGHTS_FILE
+from reelscribe.pipeline.bundle import SPEC_FILE, WEIGHTS_FILE, file_digest
 from reelscribe.pipeline.errors import ModelError
 
 # where register_model puts the model folder inside MLflow's model folder
@@ -16,11 +16,7 @@ FOLDER_IN_MLFLOW_MODEL = "data/bundle"
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 (hex) of every file under ``folder``, by its path there with ``/``."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-    digests: dict[str, str] = {}
-    for file in files:
-        with file.open("rb") as handle:
-            digests[file.relative_to(folder).as_posix()] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return digests
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
 
 
 def combined_digest(digests: Mapping[str, str]) -> str:
