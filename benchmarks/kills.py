@@ -13,16 +13,16 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from machine import machine
 from safetensors.torch import load_file
 
@@ -32,22 +32,13 @@ from reelscribe.pipeline.drawing.order import draw_order_dataset
 KINDS = ("worker", "node", "command")
 
 
-def processes_below(pid: int) -> Iterator[int]:
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:  # it has ended meanwhile
-        return
-    for child in children:
-        yield child
-        yield from processes_below(child)
-
-
-def name_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
+def training_workers() -> list[psutil.Process]:
+    """Ray's, below this process."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            found += [process] if "RayTrainWorker" in " ".join(process.cmdline()) else []
+    return found
 
 
 def command(folder: Path, address: str, epochs: int) -> list[str]:
@@ -83,10 +74,10 @@ class Killer:
     def strike(self) -> None:
         kind = self.random.choice(KINDS)
         if kind == "worker":
-            workers = [pid for pid in processes_below(os.getpid()) if "RayTrainWorker" in name_of(pid)]
+            workers = training_workers()
             if not workers:
                 return
-            os.kill(self.random.choice(workers), signal.SIGKILL)
+            self.random.choice(workers).kill()
         elif kind == "node":
             node = self.nodes.pop(self.random.randrange(len(self.nodes)))
             self.cluster.remove_node(node, allow_graceful=False)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from safetensors.torch import load_file
@@ -33,24 +34,6 @@ class TwoNodes:
     here: Path  # a folder that the other node does not see
     there: Path  # the other node's cache
     other: int  # its process
-
-
-def processes_below(pid: int) -> Iterator[int]:
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:  # it has ended meanwhile
-        return
-    for child in children:
-        yield child
-        yield from processes_below(child)
-
-
-def title(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +65,16 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, s3_server_address: str) -> I
             _await_two(cluster)
             yield TwoNodes(cluster.address, here, there, other.pid)
         finally:
-            below = list(processes_below(other.pid))
+            below = psutil.Process(other.pid).children(recursive=True)
             other.terminate()
             try:
                 other.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 other.kill()
                 other.wait()
-            for pid in below:
-                if Path(f"/proc/{pid}").exists() and "ray" in title(pid):
-                    os.kill(pid, signal.SIGKILL)
+            for process in below:
+                with suppress(psutil.NoSuchProcess):  # by psutil never another one of the same number
+                    process.kill()
             cluster.shutdown()
 
 
@@ -139,8 +122,9 @@ def kill_the_other_node(nodes: TwoNodes, training: subprocess.Popen[str], *, epo
         assert training.poll() is None, training.communicate()[1]
         assert time.monotonic() < limit, "no checkpoint"
         time.sleep(0.05)
-    (raylet,) = [pid for pid in processes_below(nodes.other) if "raylet/raylet" in title(pid)]
-    os.kill(raylet, signal.SIGKILL)
+    raylets = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
+    (raylet,) = [process for process in raylets if psutil.Process(nodes.other) in process.parents()]
+    raylet.kill()
 
 
 @pytest.mark.timeout(700)
