@@ -12,27 +12,28 @@
    largest decode worker, and how fast it was.
 3. ``--against-ray``: a job of so many videos on each engine, one after the other, from the first row to the last: Ray's share of the local
    engine's speed, and whether their rows are equal.
+4. ``--rows``: a label file of so many rows, planned by a new job and by the one that goes on after that was killed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 from machine import machine
 
+from reelscribe.pipeline.labeling.job import SHARD_SIZE
 from reelscribe.pipeline.labeling.store import read_failures, read_job, read_labels
 
 END_S = 90.0  # for a job whose cluster was hit, to end
@@ -48,8 +49,8 @@ def many(videos: Path, count: int, folder: Path) -> Path:
     return folder
 
 
-def start(model: str, videos: Path, out: Path, engine: str = "local") -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "reelscribe", "label", model, str(videos), "--out", str(out), "--engine", engine]
+def start(model: str, videos: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "reelscribe", "label", model, str(videos), "--out", str(out), *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -58,53 +59,32 @@ def rows(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return read_labels(out).drop_columns(CHANGING).to_pylist(), read_failures(out).drop_columns(["job_id", "failed_at"]).to_pylist()
 
 
-def workers(job: int) -> list[int]:
-    """Process ids of a job's children."""
-    found: set[int] = set()
-    for children in Path(f"/proc/{job}/task").glob("*/children"):
-        with suppress(OSError):  # a thread that has ended meanwhile
-            found.update(map(int, children.read_text().split()))
-    return sorted(found)
-
-
-def victims_of(job: int, engine: str) -> dict[str, list[int]]:
-    """Process ids of what can be killed, by kind."""
+def victims_of(job: psutil.Process, engine: str) -> dict[str, list[psutil.Process]]:
+    """What can be killed, by kind."""
     if engine == "local":
-        return {"the job": [job], "a decode worker": workers(job)}
-    found: dict[str, list[int]] = {"the job": [job], "the raylet": [], "a Ray worker": []}
-    for process, _ in descendants(job):
-        name = command(process).partition(b"\0")[0].decode()
-        if name.startswith("ray::"):
-            found["a Ray worker"].append(process)
-        elif Path(name).name == "raylet":
-            found["the raylet"].append(process)
+        return {"the job": [job], "a decode worker": job.children()}
+    found: dict[str, list[psutil.Process]] = {"the job": [job], "the raylet": [], "a Ray worker": []}
+    for process in job.children(recursive=True):
+        with suppress(psutil.Error):  # one that has gone meanwhile
+            name = process.cmdline()[0]
+            if name.startswith("ray::"):
+                found["a Ray worker"].append(process)
+            elif Path(name).name == "raylet":
+                found["the raylet"].append(process)
     return found
 
 
-def descendants(process: int) -> list[tuple[int, str]]:
-    """Children of children, each with the time of its start, which tells it from a later process of the same number."""
-    below = [(child, born(child)) for child in workers(process)]
-    return below + [one for child, _ in below for one in descendants(child)]
-
-
-def born(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def end(job: subprocess.Popen[bytes], family: list[tuple[int, str]]) -> bool:
+def end(job: subprocess.Popen[bytes], family: list[psutil.Process]) -> bool:
     """Wait for a job that was hit, and take away what it leaves behind; returns whether it ended by itself."""
     by_itself = True
     try:
         job.wait(END_S)
     except subprocess.TimeoutExpired:
         by_itself = False
-    for process, start_time in [*family, *descendants(job.pid)]:
-        if start_time and born(process) == start_time:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        family += psutil.Process(job.pid).children(recursive=True)
+    for process in family:
+        with suppress(psutil.Error):
+            process.kill()
     job.kill()
     job.wait()
     return by_itself
@@ -112,11 +92,11 @@ def end(job: subprocess.Popen[bytes], family: list[tuple[int, str]]) -> bool:
 
 def kill_at_random(model: str, videos: Path, scratch: Path, *, kills: int, seed: int, engine: str) -> None:
     started = time.monotonic()
-    assert start(model, videos, scratch / "quiet", engine).wait() == 0
+    assert start(model, videos, scratch / "quiet", "--engine", engine).wait() == 0
     quiet_s, quiet = time.monotonic() - started, rows(scratch / "quiet")
     print(f"undisturbed, on {engine}: {len(quiet[0])} labels, {len(quiet[1])} failures in {quiet_s:.0f} s", flush=True)
     dice, victims, out = random.Random(seed), Counter[str](), scratch / "killed"
-    job, finished, hung = start(model, videos, out, engine), 0, 0
+    job, finished, hung = start(model, videos, out, "--engine", engine), 0, 0
     while victims.total() < kills:
         try:
             assert job.wait(dice.uniform(0, 0.9 * quiet_s)) == 0
@@ -124,16 +104,17 @@ def kill_at_random(model: str, videos: Path, scratch: Path, *, kills: int, seed:
             assert rows(out) == quiet
             out = scratch / f"killed-{finished}"
         except subprocess.TimeoutExpired:
-            kinds = {kind: found for kind, found in victims_of(job.pid, engine).items() if found}
-            kind, family = dice.choice(sorted(kinds)), descendants(job.pid)
+            process = psutil.Process(job.pid)
+            kinds = {kind: found for kind, found in victims_of(process, engine).items() if found}
+            kind, family = dice.choice(sorted(kinds)), process.children(recursive=True)
             victims[kind] += 1
-            with suppress(ProcessLookupError):
-                os.kill(dice.choice(kinds[kind]), signal.SIGKILL)
+            with suppress(psutil.Error):
+                dice.choice(kinds[kind]).kill()
             print(f"{victims.total()}: {kind} after {time.monotonic() - started:.0f} s", flush=True)
             if kind.startswith("a "):  # the job goes on without that worker
                 continue
             hung += not end(job, family)
-        job = start(model, videos, out, engine)
+        job = start(model, videos, out, "--engine", engine)
     assert job.wait() == 0
     lost, wrong = len(quiet[0]) + len(quiet[1]), rows(out) != quiet
     done = [row["video_id"] for table in rows(out) for row in table]
@@ -146,7 +127,7 @@ def kill_at_random(model: str, videos: Path, scratch: Path, *, kills: int, seed:
 def against_ray(model: str, videos: Path, scratch: Path) -> None:
     speeds: dict[str, float] = {}
     for engine in ("local", "ray"):
-        assert start(model, videos, scratch / engine, engine).wait() == 0
+        assert start(model, videos, scratch / engine, "--engine", engine).wait() == 0
         record = read_job(scratch / engine)
         assert record is not None
         session = record.sessions[-1]
@@ -162,31 +143,66 @@ def grow(model: str, videos: Path, scratch: Path, sizes: list[int]) -> None:
     for size in sizes:
         out = scratch / f"size-{size}"
         job = start(model, many(videos, size, scratch / f"videos-{size}"), out)
-        own = decoding = 0
-        while job.poll() is None:
-            own = max(own, resident_mib(job.pid))
-            decoding = max(decoding, sum(resident_mib(process) for process in workers(job.pid) if command(process) != command(job.pid)))
-            time.sleep(0.2)
+        own, decoding = peaks(job, until=lambda: False)
         record = read_job(out)
         assert record is not None
         session = record.sessions[-1]
         print(f"| {size} | {own} | {decoding} | {session.videos_per_s or 0:.1f} | {session.bound_by} |", flush=True)
 
 
-def resident_mib(process: int) -> int:
-    """Memory that a process holds now; 0 where it has gone."""
-    try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize() >> 20
-    except OSError:
-        return 0
+def plan_and_go_on(model: str, videos: Path, scratch: Path, rows: int) -> None:
+    manifest, out = scratch / "rows.csv", scratch / "rows"
+    there = sorted(many(videos, 8 * SHARD_SIZE, scratch / "rows-videos").iterdir())  # nobody comes as far as the others
+    names = [*map(str, there), *(str(there[0].with_name(f"{i:07}.mp4")) for i in range(len(there), rows))]
+    manifest.write_text("\n".join(["path", *names]) + "\n")
+    print(f"{rows} rows, in each job until it has committed {SHARD_SIZE} of them")
+    print("| | planned after, s | committed after, s | peak memory of all processes, MiB |\n|---|---|---|---|")
+    for sessions, what in ((1, "a new job"), (2, "the job that goes on")):
+        planned_s, committed_s, memory = until_committed(model, manifest, out, sessions)
+        print(f"| {what} | {planned_s:.0f} | {committed_s:.0f} | {memory} |", flush=True)
 
 
-def command(process: int) -> bytes:
-    """What a process runs: of one that is just being started, still what its parent runs, whose memory it only seems to have."""
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return b""
+def until_committed(model: str, manifest: Path, out: Path, sessions: int) -> tuple[float, float, int]:
+    """Start a job that is in its so many-th session, and kill it when it has committed as many shards.
+
+    Returns the seconds until it had planned and until it had committed, and the peak memory of all its processes, MiB.
+    """
+    began, planned_s = time.monotonic(), 0.0
+
+    def committed() -> bool:
+        nonlocal planned_s
+        record = read_job(out)
+        if not planned_s and record is not None and len(record.sessions) == sessions:  # written when it has planned
+            planned_s = time.monotonic() - began
+        return len(list((out / "labels").glob("*.parquet"))) >= sessions
+
+    job = start(model, manifest, out)
+    memory = sum(peaks(job, until=committed))
+    assert job.poll() is None, "it should be at work"
+    committed_s, family = time.monotonic() - began, psutil.Process(job.pid).children(recursive=True)
+    job.kill()
+    end(job, family)
+    return planned_s, committed_s, memory
+
+
+def peaks(job: subprocess.Popen[bytes], until: Callable[[], bool]) -> tuple[int, int]:
+    """The largest resident memory, MiB, of a job's own process and of its decode workers together, until it ends or ``until`` says so."""
+    own = decoding = 0
+    process = psutil.Process(job.pid)
+    while job.poll() is None and not until():
+        own = max(own, resident_mib(process))
+        decoding = max(decoding, sum(map(resident_mib, process.children())))
+        time.sleep(0.2)
+    return own, decoding
+
+
+def resident_mib(process: psutil.Process) -> int:
+    """Memory that a process holds now; 0 where it has gone, and where it still is the copy of its parent that it starts as."""
+    with suppress(psutil.Error):
+        parent = process.parent()
+        if parent is None or process.cmdline() != parent.cmdline():
+            return int(process.memory_info().rss) >> 20
+    return 0
 
 
 def main() -> None:
@@ -198,6 +214,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="500,2000,8000")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="of the job that is killed")
     parser.add_argument("--against-ray", type=int, default=0, metavar="VIDEOS")
+    parser.add_argument("--rows", type=int, default=0, help="of a label file that is planned, and planned again")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(machine("torch", "pyarrow"))
@@ -209,6 +226,8 @@ def main() -> None:
         grow(options.model, options.videos, scratch, [int(size) for size in options.sizes.split(",") if size])
         if options.against_ray:
             against_ray(options.model, many(options.videos, options.against_ray, scratch / "against"), scratch)
+        if options.rows:
+            plan_and_go_on(options.model, options.videos, scratch, options.rows)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reelscribe.pipeline import fields
 from reelscribe.pipeline.caption_files import is_annotations, read_annotations
@@ -76,6 +77,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "fold": ("fold",),
 }
 TASK_COLUMNS: dict[str, tuple[str, ...]] = {"captions": ("caption", "captions", "sentence", "sentences", "description")}
+_WHERE = pa.field("where", pa.string())  # the place of a row in its file, while the table is made
 SCHEMES = ("file", *REMOTE_SCHEMES)
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _NO_NAMES = {"", ".", ".."}  # of files
@@ -168,11 +170,10 @@ def _table(records: Iterator[Record], file: Path, task: Task | None) -> pa.Table
     own = TASK_FIELDS[task] if task else ()
     required = ("uri", *([field.name for field in own] or ["label"])) if task else ("uri",)
     mappings: dict[tuple[str, ...], dict[str, str]] = {}
-    schema = pa.schema([*MANIFEST_SCHEMA, *own])
+    schema = pa.schema([*MANIFEST_SCHEMA, *own, _WHERE])
     rows: list[dict[str, Any]] = []
     tables: list[pa.Table] = []
     problems: list[str] = []
-    seen: dict[str, dict[Any, str]] = {"video_id": {}, "clip": {}}
     captioned: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in records:
         names = tuple(record.values)
@@ -182,23 +183,39 @@ def _table(records: Iterator[Record], file: Path, task: Task | None) -> pa.Table
             row = _row({ours: record.values[theirs] for ours, theirs in mappings[names].items()}, folder, task)
             if task == "caption" and _joined(row, captioned):
                 continue
-            for what, key in (("video_id", row["video_id"]), ("clip", (row["uri"], row["start_s"], row["end_s"]))):
-                before = seen[what].setdefault(key, record.where)
-                if before is not record.where:
-                    raise ValueError(f"the {what} {_quoted(row, what)} is already in {before}")
-            rows.append(row)
+            rows.append(row | {_WHERE.name: record.where})
         except ValueError as error:
             problems.append(f"{record.where}: {error}")
         if len(rows) == _ROWS_AT_ONCE and task != "caption":  # further captions may join a row
             tables.append(pa.Table.from_pylist(rows, schema=schema))
             rows.clear()
+    table = pa.concat_tables([*tables, pa.Table.from_pylist(rows, schema=schema)])
+    problems += _repeated(table)
     if problems:
         more = [f"... and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
         shown = problems[:_MOST_PROBLEMS] + more
         raise ManifestError(f"{file}, {shown[0]}" if len(shown) == 1 else "\n  ".join([f"{file}:", *shown]))
-    if not rows and not tables:
+    if not table.num_rows:
         raise ManifestError(f"{file}: no rows below the names of the columns")
-    return pa.concat_tables([*tables, pa.Table.from_pylist(rows, schema=schema)])
+    return table.drop_columns([_WHERE.name])
+
+
+def _repeated(table: pa.Table) -> list[str]:
+    """A problem for each row whose id or clip is that of an earlier row.
+
+    Arrow finds the few that can be such: Python's objects for all of a million rows would take more memory than labelling them.
+    """
+    problems: dict[str, str] = {}
+    for what, key in (("video_id", ["video_id"]), ("clip", ["uri", "start_s", "end_s"])):
+        counts = table[key[0]].value_counts()
+        several = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        seen: dict[tuple[Any, ...], str] = {}
+        for row in table.filter(pc.is_in(table[key[0]], value_set=several)).to_pylist():
+            where = row[_WHERE.name]
+            before = seen.setdefault(tuple(row[name] for name in key), where)
+            if before != where:
+                problems.setdefault(where, f"{where}: the {what} {_quoted(row, what)} is already in {before}")
+    return list(problems.values())
 
 
 def _joined(row: dict[str, Any], captioned: dict[tuple[Any, ...], dict[str, Any]]) -> bool:
@@ -214,7 +231,9 @@ def _joined(row: dict[str, Any], captioned: dict[tuple[Any, ...], dict[str, Any]
 
 
 def _quoted(row: Mapping[str, Any], what: str) -> str:
-    return f"'{row['video_id']}'" if what == "video_id" else f"'{row['uri']}' ({_seconds(row['start_s'])} to {_seconds(row['end_s'])} s)"
+    if what == "video_id":
+        return f"'{row['video_id']}'"
+    return f"'{row['uri']}{_fragment(row['start_s'], row['end_s'])}'"
 
 
 def _columns(names: Sequence[str], where: str, required: Sequence[str]) -> dict[str, str]:

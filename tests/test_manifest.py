@@ -239,7 +239,7 @@ def test_an_absolute_path_inside_the_folder_has_the_relative_id(tmp_path: Path) 
         ("path,label,end\na.mp4,x,inf\n", ["line 2", "'inf'"]),
         ('path,label\n"two\nlines.mp4",x\nb.mp4,x\nb.mp4,y\n', ["line 5", "video_id 'b.mp4'", "already in line 4"]),
         ("id,path,label\n1,a.mp4,x\n1,b.mp4,y\n", ["line 3", "video_id '1'", "already in line 2"]),
-        ("id,path,label,start\n1,a.mp4,x,2\n2,./a.mp4,y,2.0\n", ["line 3", "the clip", "a.mp4' (2 to  s)", "already in line 2"]),
+        ("id,path,label,start\n1,a.mp4,x,2\n2,./a.mp4,y,2.0\n", ["line 3", "the clip", "a.mp4#t=2'", "already in line 2"]),
         ('path,label\na.mp4,x\n"b.mp4,y\nc.mp4,z\n', ["line 3", "unexpected end of data", "quote"]),
         ('path,label\n"a" b.mp4,x\n', ["line 2", "quote"]),
         ("path,label\nsftp://host/a.mp4,x\n", ["line 2", "sftp:// is not read here", "http://"]),

@@ -134,8 +134,8 @@ def _outside(videos: pa.Table, out: str | Path) -> pa.Table:
     """The rows whose files do not lie in the output folder."""
     uris = videos["uri"]
     folders = {str(out)} if "://" in str(out) else {str(Path(out).absolute()), str(Path(out).resolve())}
-    inside = [pc.starts_with(uris, pattern=f"{folder.rstrip('/')}/") for folder in folders]
-    return videos.filter(pc.invert(functools.reduce(pc.or_, inside)))
+    inside = functools.reduce(pc.or_, [pc.starts_with(uris, pattern=f"{folder.rstrip('/')}/") for folder in folders])
+    return videos.filter(pc.invert(inside)) if pc.any(inside).as_py() else videos  # of a million rows no copy
 
 
 def outcomes_of(bundle: ModelBundle, options: JobOptions, videos: Iterable[Video], num_videos: int, clock: Clock) -> Generator[Outcome]:

@@ -160,6 +160,7 @@ class ShardStore:
         if inputs.num_rows:
             self.folder.put(f"_job/inputs-{len(segments):05}.parquet", _parquet(inputs))
             segments.append(inputs)
+        pa.default_memory_pool().release_unused()  # what telling a million ids apart took
         return _plan(segments, job)
 
     def planned(self, job: JobRecord) -> Plan:
@@ -304,7 +305,7 @@ def _in_order(parts: Sequence[pa.Table], ids: pa.Array) -> pa.Table:
 
 def _plan(segments: Sequence[pa.Table], job: JobRecord) -> Plan:
     table = pa.concat_tables(segments) if segments else INPUT_SCHEMA.empty_table()
-    return Plan(inputs=table.combine_chunks(), shards=cut([s.num_rows for s in segments], job.shard_size))
+    return Plan(inputs=table, shards=cut([s.num_rows for s in segments], job.shard_size))
 
 
 def _mark_name(shard: int) -> str:
