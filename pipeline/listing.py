@@ -10,8 +10,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from reelscribe.pipeline.errors import ManifestError
-from reelscribe.pipeline.manifest import MANIFEST_SCHEMA, list_videos, video_uri
+from reelscribe.pipeline.manifest import MANIFEST_SCHEMA, list_videos
 from reelscribe.pipeline.stores import S3, locate
+from reelscribe.pipeline.video_uri import video_uri
 
 STANDARD_INPUT = "-"
 

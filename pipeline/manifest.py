@@ -26,11 +26,9 @@ import glob
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +40,7 @@ from reelscribe.pipeline.caption_files import is_annotations, read_annotations
 from reelscribe.pipeline.config import Task
 from reelscribe.pipeline.errors import ManifestError, nearest
 from reelscribe.pipeline.label_files import READERS, Record
-from reelscribe.pipeline.video.sources.source import REMOTE_SCHEMES
+from reelscribe.pipeline.video_uri import default_id, refuse_unknown_scheme, scheme, video_uri
 
 MANIFEST_SCHEMA = pa.schema(
     (
@@ -78,9 +76,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 TASK_COLUMNS: dict[str, tuple[str, ...]] = {"captions": ("caption", "captions", "sentence", "sentences", "description")}
 _WHERE = pa.field("where", pa.string())  # the place of a row in its file, while the table is made
-SCHEMES = ("file", *REMOTE_SCHEMES)
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-_NO_NAMES = {"", ".", ".."}  # of files
 _ROWS_AT_ONCE = 1 << 16  # Python's objects of so many rows at a time become Arrow's, which take a tenth of the memory
 _MOST_PROBLEMS = 10  # shown at once; more would scroll the first one away
 
@@ -117,9 +113,9 @@ def list_videos(path: str) -> pa.Table:
     Raises ManifestError where there is nothing.
     """
     file = Path(path)
-    if _scheme(path):
+    if scheme(path):
         try:
-            _refuse_unknown_scheme(path)
+            refuse_unknown_scheme(path)
         except ValueError as error:
             raise ManifestError(str(error)) from None
         return _listed([{"video_id": path, "uri": path}])
@@ -280,7 +276,7 @@ def _row(values: Mapping[str, Any], folder: Path, task: Task | None) -> dict[str
     if end is not None and end <= (start or 0.0):
         raise ValueError(f"the end, {_seconds(end)} s, is not after the start, {_seconds(start or 0.0)} s")
     return {
-        "video_id": fields.text(values.get("video_id"), "video_id") or _default_id(given, folder) + _fragment(start, end),
+        "video_id": fields.text(values.get("video_id"), "video_id") or default_id(given, folder) + _fragment(start, end),
         "uri": video_uri(given, folder),
         "start_s": start,
         "end_s": end,
@@ -316,51 +312,7 @@ def _fragment(start: float | None, end: float | None) -> str:
     return f"#t={_seconds(start)}" + (f",{_seconds(end)}" if end is not None else "")
 
 
-# ------------------------------------------------------------------------------------------------------------------------- paths
-
-
-def _scheme(uri: str) -> str:
-    """The scheme of ``scheme://...``, in small letters, or an empty text for a path."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
-    return match[1].lower() if match else ""
-
-
-def _refuse_unknown_scheme(uri: str) -> None:
-    """Raise ValueError for a URI that no store here reads."""
-    scheme = _scheme(uri)
-    if scheme not in SCHEMES:
-        allowed = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ValueError(f"'{uri}': {scheme}:// is not read here; expected a path, or {allowed}")
-
-
-def video_uri(given: str, folder: Path) -> str:
-    """An absolute path, or a URI of a known scheme as it is. Raises ValueError for another scheme."""
-    if _scheme(given):
-        _refuse_unknown_scheme(given)
-        return given
-    parent, name = os.path.split(given)
-    return os.path.join(_absolute_folder(parent, folder), name) if name not in _NO_NAMES else str(folder / given)  # noqa: PTH118
-
-
-@cache  # a manifest of a million rows names few folders, and pathlib takes its time
-def _absolute_folder(given: str, folder: Path) -> str:
-    """A folder without ``..``, links on the way followed as the system does."""
-    path = folder / given
-    return str(path.resolve() if ".." in path.parts else path)
-
-
-def _default_id(given: str, folder: Path) -> str:
-    """The path as given, relative to the manifest's folder where it lies in it."""
-    parent, name = os.path.split(given)
-    return given if _scheme(given) else _short_folder(parent, folder) + name if name not in _NO_NAMES else Path(given).as_posix()
-
-
-@cache
-def _short_folder(given: str, folder: Path) -> str:
-    """What stands before a file's name: nothing, or a folder and a slash."""
-    path = Path(given)
-    short = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
-    return "" if short == "." else short.rstrip("/") + "/"
+# ------------------------------------------------------------------------------------------------------------------- files on disk
 
 
 def _siblings(file: Path) -> list[str]:

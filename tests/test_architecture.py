@@ -27,7 +27,7 @@ LAYERS = (
     ("video", "captions", "config_keys"),
     ("config", "label_files", "cluster", "cluster_jobs", "console"),
     ("config_files", "caption_files"),
-    ("fields",),
+    ("fields", "video_uri"),
     ("manifest", "features", "bundle", "drawing"),
     ("answers", "listing"),
     ("predictor",),
