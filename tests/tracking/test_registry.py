@@ -6,9 +6,9 @@ import getpass
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,12 @@ from registering import processes, register_and_die, train_and_register
 
 from conftest import tiny_spec
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle, save_bundle
+from reelscribe.pipeline.config import DecodeConfig
 from reelscribe.pipeline.errors import ModelError
+from reelscribe.pipeline.labeling.job import JobOptions
+from reelscribe.pipeline.labeling.launch import label_videos
+from reelscribe.pipeline.labeling.store import read_labels
+from reelscribe.pipeline.labeling.work import JobSummary
 from reelscribe.pipeline.tracking.lineage import lineage
 from reelscribe.pipeline.tracking.query import query_versions
 from reelscribe.pipeline.tracking.registry import (
@@ -304,3 +309,30 @@ def test_a_run_that_is_deleted_under_a_reader(uri: str, register: Register, serv
         assert (found.version, dict(found.metrics), dict(found.params)) == (version.version, {"top1": 0.93}, {})
     assert lineage("models:/orphan@champion", uri=uri)[0].status == "gone"
     assert fetch_model("models:/orphan@champion", uri=uri).version == str(version.version)
+
+
+def test_a_version_that_is_deleted_while_it_labels(uri: str, register: Register, drawn: Path, tmp_path: Path) -> None:
+    """The job goes on to its end; a new one is told what is left, and the rows stay as they are."""
+    register("leaving")
+    register("leaving", alias="next")
+
+    @contextmanager
+    def deleting(_: str) -> Iterator[Callable[..., None]]:
+        def advance(done: int, total: int, words: str) -> None:
+            if done == 1:
+                MlflowClient(tracking_uri=uri).delete_model_version("leaving", "1")
+
+        yield advance
+
+    def label() -> JobSummary:
+        options = JobOptions(shard_size=2, decode=DecodeConfig(workers=1))
+        out = str(tmp_path / "out")
+        return label_videos("models:/leaving/1", str(drawn / "videos"), out=out, options=options, tracking=uri, progress=deleting)
+
+    done = label()
+    labels = read_labels(tmp_path / "out")
+    assert done.labelled == labels.num_rows > 2
+    assert set(labels["model_version"].to_pylist()) == {"1"}
+    with pytest.raises(ModelError, match=r"'leaving' has no version 1 \(aliases: @next -> 2"):
+        label()
+    assert read_labels(tmp_path / "out").equals(labels)
