@@ -51,7 +51,8 @@ def many(videos: Path, count: int, folder: Path) -> Path:
 
 def start(model: str, videos: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "reelscribe", "label", model, str(videos), "--out", str(out), *options]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with out.with_name("words.txt").open("wb") as words:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=words)
 
 
 def rows(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -96,13 +97,16 @@ def kill_at_random(model: str, videos: Path, scratch: Path, *, kills: int, seed:
     quiet_s, quiet = time.monotonic() - started, rows(scratch / "quiet")
     print(f"undisturbed, on {engine}: {len(quiet[0])} labels, {len(quiet[1])} failures in {quiet_s:.0f} s", flush=True)
     dice, victims, out = random.Random(seed), Counter[str](), scratch / "killed"
-    job, finished, hung = start(model, videos, out, "--engine", engine), 0, 0
+    job, finished, gave_up, hung = start(model, videos, out, "--engine", engine), 0, 0, 0
     while victims.total() < kills:
         try:
-            assert job.wait(dice.uniform(0, 0.9 * quiet_s)) == 0
-            finished += 1  # there is nothing left to kill: another folder
-            assert rows(out) == quiet
-            out = scratch / f"killed-{finished}"
+            if job.wait(dice.uniform(0, 0.9 * quiet_s)) == 0:
+                finished += 1  # there is nothing left to kill: another folder
+                assert rows(out) == quiet
+                out = scratch / f"killed-{finished}"
+            else:  # of a worker that was killed before
+                gave_up += 1
+                print(f"the job ended: {(scratch / 'words.txt').read_text().strip().splitlines()[-1]}", flush=True)
         except subprocess.TimeoutExpired:
             process = psutil.Process(job.pid)
             kinds = {kind: found for kind, found in victims_of(process, engine).items() if found}
@@ -120,7 +124,7 @@ def kill_at_random(model: str, videos: Path, scratch: Path, *, kills: int, seed:
     done = [row["video_id"] for table in rows(out) for row in table]
     sessions = len(getattr(read_job(out), "sessions", ()))
     print(f"{kills} kills (seed {seed}): {dict(victims)}; {finished} jobs got through in between, the last took {sessions} sessions")
-    print(f"jobs that did not end within {END_S:.0f} s of a kill: {hung}")
+    print(f"jobs that ended for a worker's death: {gave_up}; that did not end within {END_S:.0f} s of a kill: {hung}")
     print(f"rows lost: {lost - len(set(done))}, doubled: {len(done) - len(set(done))}, rows equal to the undisturbed job's: {not wrong}")
 
 

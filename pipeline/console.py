@@ -75,7 +75,7 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
 
         def advance(done: int, total: int, extra: str = "") -> None:
             nonlocal begun
-            if not begun:  # what an earlier run did says nothing of the time left
+            if not begun:  # see _Lines
                 bar.reset(task, completed=done)
                 begun = True
             bar.update(task, completed=done, total=total, extra=extra)
@@ -84,19 +84,21 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
 
 
 class _Lines:
-    """Progress for a log file."""
+    """Progress for a log file. What came before the first word, of an earlier run or of starting up, says nothing of the time left."""
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.started = self.shown = time.monotonic()
-        self.before: int | None = None  # done by an earlier run
+        self.shown = time.monotonic()
+        self.first: tuple[int, float] | None = None  # done, and when
 
     def __call__(self, done: int, total: int, extra: str = "") -> None:
         now = time.monotonic()
-        if self.before is None:
-            self.before, self.started = (done, now) if done > 1 else (0, self.started)
-        if now - self.shown < LINE_EVERY_S or done <= self.before:
+        self.first = self.first or (done, now)
+        if now - self.shown < LINE_EVERY_S:
             return
         self.shown = now
-        left = timedelta(seconds=round((now - self.started) / (done - self.before) * (total - done)))
-        note(f"{self.what}: {done} of {total}, about {left} left" + (f", {extra}" if extra else ""))
+        before, began = self.first
+        words = [f"{self.what}: {done} of {total}", extra]
+        if done > before:
+            words.insert(1, f"about {timedelta(seconds=round((now - began) / (done - before) * (total - done)))} left")
+        note(", ".join(filter(None, words)))
