@@ -40,9 +40,10 @@ $(STAMP): pyproject.toml requirements.lock | $(UV)
 demo: setup
 	$(VENV)/bin/reelscribe demo $(ARGS)
 
+# The longest of the slow tests are alone in their files, which would come last, one process at work and the other idle.
 test: setup
 	$(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS) || test $$? -eq 5  # 5: nothing selected, as when ARGS names one file
-	$(VENV)/bin/python -m pytest -m slow --verbose -n 2 --dist loadfile $(ARGS) || test $$? -eq 5
+	$(VENV)/bin/python -m pytest -m slow --verbose -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || test $$? -eq 5
 
 check: setup
 	$(VENV)/bin/ruff format --check .

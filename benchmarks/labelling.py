@@ -88,7 +88,7 @@ def new_model(folder: Path, videos: Sequence[Path]) -> ModelBundle:
 
 def usable(bundle: ModelBundle, runtime: GraphRuntime) -> bool:
     """Whether it runs here, and says what torch says; else why not is printed."""
-    verdict = agreement(bundle, runtime)
+    verdict = agreement(bundle, runtime, "cpu")
     if not verdict.agrees:
         print(f"{runtime} is left out: {verdict.say()}")
     return verdict.agrees

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,10 @@ from contextlib import contextmanager
 from reelscribe.pipeline.errors import ServiceUnavailableError
 
 LOCAL = "local"
+_KILLED = (
+    "reelscribe: killed in mid-work: this machine's part of the Ray cluster died, or somebody ended this process (kill -9, memory); "
+    "what was written stays, and the same command goes on from there"
+)
 _ANSWER_S = 5.0  # for a cluster to take a connection; Ray itself tries for more than five minutes
 
 
@@ -55,11 +60,28 @@ def cluster(address: str) -> Iterator[None]:
         raise ServiceUnavailableError(
             f"no Ray cluster answers at '{address}': {error}; start one (ray start --head), or leave cluster.address empty"
         ) from error
-    try:
+    if begun:
         yield
-    finally:
-        if not begun:
+        return
+    with _last_words():
+        try:
+            yield
+        finally:
             ray.shutdown()
+
+
+@contextmanager
+def _last_words() -> Iterator[None]:
+    """Where the node that this process belongs to dies, Ray ends the process from its C++ side, and no Python is asked any more.
+
+    So a shell waits at the other end of a pipe, and speaks when that closes without a word.
+    """
+    command = ["sh", "-c", 'read -r ended || printf "%s\\n" "$0" >&2', _KILLED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as shell:  # not to be ended by Ctrl-C
+        try:
+            yield
+        finally:
+            shell.communicate(b"ended\n")
 
 
 def quiet_data() -> None:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from reelscribe.models.backbone import Seen
@@ -15,7 +16,7 @@ from reelscribe.pipeline.answers import AnyPrediction, CaptionPrediction, finite
 from reelscribe.pipeline.bundle import BundleSpec, ModelBundle
 from reelscribe.pipeline.errors import UsageError
 from reelscribe.pipeline.video.clip import Clip
-from reelscribe.pipeline.video.types import Frames, seconds_between
+from reelscribe.pipeline.video.types import TimedFrames, Uint8Array, seconds_between
 from reelscribe.pipeline.vocabulary import END, vocabulary
 
 
@@ -40,9 +41,9 @@ def pick_gpu(wanted: str) -> torch.device:
     return device
 
 
-def frames_tensor(frames: Frames) -> torch.Tensor:
+def frames_tensor(pixels: Uint8Array) -> torch.Tensor:
     """Frames as the networks take them: uint8 (T, 3, H, W)."""
-    return torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)  # (T, H, W, 3) -> (T, 3, H, W)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (T, H, W, 3) -> (T, 3, H, W)
 
 
 def frame_gaps(times_s: Sequence[float]) -> torch.Tensor:
@@ -78,21 +79,31 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, clips: Sequence[Clip]) -> list[AnyPrediction]:
         """One prediction per clip."""
+        return [self._predict(clip) for clip in clips]
+
+    @torch.inference_mode()
+    def logits(self, views: Sequence[TimedFrames]) -> npt.NDArray[np.float32]:
+        """Of views that are run together: (views, C), or (views, T, C) frame by frame."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.compiled):
-            return [self._predict(clip) for clip in clips]
+            said: torch.Tensor = self.model(*self._inputs(views))
+        return said.float().cpu().numpy()
 
     def _predict(self, clip: Clip) -> AnyPrediction:
-        frames, lengths = pad([frames_tensor(view) for view in clip.views])
-        gaps = pad([frame_gaps(view.pts_seconds) for view in clip.views])[0].to(self.device) if self.model.takes_gaps else None
+        views = [(view.pixels, seconds_between(view.pts_seconds)) for view in clip.views]
         if isinstance(self.model, Captioner):
-            seen = self.model.forward_features(
-                self.model.encode(frames[:1].to(self.device)), lengths[:1].to(self.device), None if gaps is None else gaps[:1]
-            )
+            frames, lengths, gaps = self._inputs(views[:1])
+            seen = self.model.forward_features(self.model.encode(frames), lengths, gaps)
             return caption(self.model, seen, self.bundle.spec, seed=clip.digest)
-        logits = self.model(frames.to(self.device), lengths.to(self.device), gaps).float().cpu()  # (views, C)
+        logits = self.logits(views)
         if self.bundle.spec.task == "dense":
-            return read_frames(logits[0].numpy(), [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
-        return read_logits(logits.numpy(), self.bundle.spec)
+            return read_frames(logits[0], [time - clip.info.begin_s for time in clip.views[0].pts_seconds], self.bundle.spec.labels)
+        return read_logits(logits, self.bundle.spec)
+
+    def _inputs(self, views: Sequence[TimedFrames]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What the network takes, on its device."""
+        frames, lengths = pad([frames_tensor(pixels) for pixels, _ in views])
+        gaps = pad([torch.from_numpy(gaps) for _, gaps in views])[0].to(self.device) if self.model.takes_gaps else None
+        return frames.to(self.device), lengths.to(self.device), gaps
 
 
 def caption(model: Captioner, seen: Seen, spec: BundleSpec, *, seed: str) -> CaptionPrediction:

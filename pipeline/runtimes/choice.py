@@ -1,7 +1,7 @@
 """Which runtime a model is run by: what agrees with torch on the model's sample, and of those the fastest.
 
-What was found is kept beside the graph, for this machine and these versions. ``python -m reelscribe.pipeline.runtimes.choice MODEL_FOLDER``
-finds all of it in a process of its own, as torch is measured too.
+What was found is kept beside the graph, for this machine, these versions and the device that was asked for.
+``python -m reelscribe.pipeline.runtimes.choice MODEL_FOLDER DEVICE`` finds all of it in a process of its own, as torch is measured too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from pydantic import BaseModel, ConfigDict
 
 from reelscribe.pipeline.answers import probabilities
 from reelscribe.pipeline.bundle import ModelBundle, load_bundle
-from reelscribe.pipeline.errors import ModelError
+from reelscribe.pipeline.errors import ModelError, ReelScribeError
 from reelscribe.pipeline.runtimes.engines import open_engine
 from reelscribe.pipeline.runtimes.graphs import FloatArray, GraphFolder, graph_of, run_apart
-from reelscribe.pipeline.runtimes.names import GRAPH_RUNTIMES, GraphRuntime, Runtime, RuntimeChoice, machine, refusal, require_usable
+from reelscribe.pipeline.runtimes.names import GRAPH_RUNTIMES, Runtime, RuntimeChoice, gpus, machine, refusal, require_usable
+from reelscribe.pipeline.video.types import TimedFrames
 
 TOLERANCE = 0.02  # of a probability; of a value, in deviations of its training clips
 _ROUNDS = 3
@@ -75,8 +76,8 @@ def choose(bundle: ModelBundle, wanted: RuntimeChoice, device: str) -> Chosen:
         from reelscribe.pipeline.predictor import pick_gpu
 
         pick_gpu(device)
-    if wanted in GRAPH_RUNTIMES:
-        verdict = agreement(bundle, wanted)
+    if wanted != "torch":
+        verdict = agreement(bundle, wanted, device)
         if verdict.reason:
             raise ModelError(f"runtime '{wanted}': {verdict.reason}")
         if not verdict.agrees:
@@ -87,49 +88,70 @@ def choose(bundle: ModelBundle, wanted: RuntimeChoice, device: str) -> Chosen:
 def _fastest(bundle: ModelBundle, device: str) -> Chosen:
     if bundle.spec.task == "caption":
         return Chosen(runtime="torch", why="the only one for captions")
-    if device not in ("auto", "cpu"):
-        return Chosen(runtime="torch", why=f"the others do not run on {device}")
-    if all(refusal(runtime) for runtime in GRAPH_RUNTIMES):
-        return Chosen(runtime="torch", why=f"alone here: {refusal('openvino')}")
+    if device == "cpu" or not gpus():
+        if device not in ("auto", "cpu"):
+            return Chosen(runtime="torch", why=f"the others do not run on {device}")
+        if all(refusal(runtime) for runtime in GRAPH_RUNTIMES):
+            return Chosen(runtime="torch", why=f"alone here: {refusal('openvino')}")
     try:
         graph = graph_of(bundle)
     except ModelError as error:
         return Chosen(runtime="torch", why=str(error))
-    if "torch" not in _load(graph).verdicts:
-        run_apart("reelscribe.pipeline.runtimes.choice", bundle.folder)
-    verdicts = _load(graph).verdicts
+    if "torch" not in _load(graph, device).verdicts:
+        run_apart("reelscribe.pipeline.runtimes.choice", bundle.folder, device)
+    verdicts = _load(graph, device).verdicts
     agreeing: dict[Runtime, float] = {name: found.clip_ms or 0.0 for name, found in verdicts.items() if found.agrees}
     best = min(agreeing, key=lambda name: agreeing[name])
     return Chosen(runtime=best, why="; ".join(f"{name}: {verdicts[name].say()}" for name in sorted(verdicts, key=lambda n: n != best)))
 
 
-def agreement(bundle: ModelBundle, runtime: GraphRuntime) -> Verdict:
-    """How a runtime agrees with torch, from what was kept or found now."""
+def _measure_all(bundle: ModelBundle, device: str) -> None:
+    """Every runtime of this machine and device, torch as the last."""
+    from reelscribe.pipeline.predictor import pick_device
+
+    on_gpu: tuple[Runtime, ...] = ("torch-compile",) if pick_device(device).type == "cuda" else ()
+    for runtime in (*(GRAPH_RUNTIMES if device in ("auto", "cpu") else ()), *on_gpu, "torch"):
+        agreement(bundle, runtime, device)
+
+
+def agreement(bundle: ModelBundle, runtime: Runtime, device: str) -> Verdict:
+    """How a runtime agrees with what torch said on a CPU, from what was kept or found now."""
     graph = graph_of(bundle)
-    found = _load(graph)
+    found = _load(graph, device)
     if runtime not in found.verdicts or found.verdicts[runtime].reason:
-        found.verdicts[runtime] = _try(bundle, graph, runtime)
-        _save(graph, found)
+        found.verdicts[runtime] = _try(bundle, graph, runtime, device)
+        _save(graph, device, found)
     return found.verdicts[runtime]
 
 
-def _try(bundle: ModelBundle, graph: GraphFolder, runtime: GraphRuntime) -> Verdict:
-    if reason := refusal(runtime):
-        return Verdict(reason=reason)
-    try:
-        engine = open_engine(graph, runtime)
-    except ModelError as error:
-        return Verdict(reason=str(error))
+def _try(bundle: ModelBundle, graph: GraphFolder, runtime: Runtime, device: str) -> Verdict:
     sample = graph.sample()
     clips = [(frames, gaps) for frames, gaps, _ in sample]
+    try:
+        run = _runner(bundle, graph, runtime, device)
+        said = run(clips)
+    except (ReelScribeError, RuntimeError) as error:  # the latter of torch.compile, which needs a compiler of C++
+        return Verdict(reason=str(error).strip().partition("\n")[0])
     judged = slice(1, None, 2) if runtime == "openvino-int8" else slice(None)  # not those that it was calibrated on
-    found = [probabilities(logits, bundle.spec) for logits in engine(clips)[judged]]
+    found = [probabilities(logits, bundle.spec) for logits in said[judged]]
     truth = [probabilities(logits, bundle.spec) for _, _, logits in sample[judged]]
     return Verdict(
         difference=max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(found, truth, strict=True)),
         same_top=all(_same_top(ours, theirs) for ours, theirs in zip(found, truth, strict=True)),
-        clip_ms=_clip_ms(lambda: engine(clips), len(clips)),
+        clip_ms=_clip_ms(lambda: run(clips), len(clips)),
     )
+
+
+def _runner(bundle: ModelBundle, graph: GraphFolder, runtime: Runtime, device: str) -> Callable[[Sequence[TimedFrames]], list[FloatArray]]:
+    """Frames and gaps of clips -> the logits of each. Raises ReelScribeError for a runtime that cannot be used here."""
+    if runtime == "torch" or runtime == "torch-compile":
+        from reelscribe.pipeline.predictor import Predictor
+
+        predictor = Predictor(bundle, device, compiled=runtime == "torch-compile")
+        return lambda clips: [predictor.logits([clip])[0] for clip in clips]
+    if reason := refusal(runtime):
+        raise ModelError(reason)
+    return open_engine(graph, runtime)
 
 
 def _same_top(ours: FloatArray, truth: FloatArray) -> bool:
@@ -148,48 +170,26 @@ def _clip_ms(run: Callable[[], object], num_clips: int) -> float:
     return min(times) * 1000 / num_clips
 
 
-def _measure_all(bundle: ModelBundle) -> None:
-    """Every runtime of this machine, and torch."""
-    graph = graph_of(bundle)
-    for runtime in GRAPH_RUNTIMES:
-        agreement(bundle, runtime)
-    import torch
-
-    network = bundle.build()
-    sample = [(torch.from_numpy(frames).permute(0, 3, 1, 2)[None], torch.from_numpy(gaps)[None]) for frames, gaps, _ in graph.sample()]
-    length = torch.tensor([sample[0][0].shape[1]])
-
-    def run() -> None:
-        for frames, gaps in sample:
-            network(frames, length, gaps if graph.graph.takes_gaps else None)
-
-    with torch.inference_mode():
-        run()
-        clip_ms = _clip_ms(run, len(sample))
-    found = _load(graph)
-    found.verdicts["torch"] = Verdict(difference=0.0, same_top=True, clip_ms=clip_ms)
-    _save(graph, found)
+def _file(graph: GraphFolder, device: str) -> Path:
+    return graph.folder / f"runtimes-{hashlib.sha256(f'{machine()} {device}'.encode()).hexdigest()[:16]}.json"
 
 
-def _file(graph: GraphFolder) -> Path:
-    return graph.folder / f"runtimes-{hashlib.sha256(machine().encode()).hexdigest()[:16]}.json"
-
-
-def _load(graph: GraphFolder) -> _Found:
+def _load(graph: GraphFolder, device: str) -> _Found:
     """What is known here; a file that another version wrote is as none."""
     try:
-        return _Found.model_validate_json(_file(graph).read_text(encoding="utf-8"))
+        return _Found.model_validate_json(_file(graph, device).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return _Found()
 
 
-def _save(graph: GraphFolder, found: _Found) -> None:
+def _save(graph: GraphFolder, device: str, found: _Found) -> None:
     """Seen by others whole or not at all."""
-    temporary = _file(graph).with_suffix(f".{os.getpid()}")
+    file = _file(graph, device)
+    temporary = file.with_suffix(f".{os.getpid()}")
     temporary.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.rename(_file(graph))
+    temporary.rename(file)
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _measure_all(load_bundle(Path(sys.argv[1])))
+    _measure_all(load_bundle(Path(sys.argv[1])), sys.argv[2])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from reelscribe.pipeline.config import usable_cores
 from reelscribe.pipeline.runtimes.graphs import FIRST_FILE, NEXT_FILE, FloatArray, GraphFolder, int8_file, require_int8
 from reelscribe.pipeline.runtimes.names import GraphRuntime
+from reelscribe.pipeline.video.types import TimedFrames
 
 _CLIPS_AT_ONCE = 8  # as many as a batch of labelling has
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -28,7 +29,7 @@ class Engine(ABC):
         self.threads = max(1, usable_cores() // self.lanes)  # of each lane
         self._pool = ThreadPoolExecutor(self.lanes, thread_name_prefix="inference")
 
-    def __call__(self, clips: Sequence[tuple[npt.NDArray[np.uint8], FloatArray]]) -> list[FloatArray]:
+    def __call__(self, clips: Sequence[TimedFrames]) -> list[FloatArray]:
         """Frames (T, H, W, 3) and gaps (T,) -> logits (C,), or (T, C) frame by frame, of each."""
         return list(self._pool.map(lambda clip: self._clip(*clip), clips))
 

@@ -19,6 +19,7 @@ from reelscribe.pipeline.errors import ModelError, OutputConflictError, UsageErr
 from reelscribe.pipeline.runtimes.graphs import FIRST_FILE, GRAPH_FILE, NEXT_FILE, Graph, require_exportable, run_apart
 from reelscribe.pipeline.sampling import AnySampling, DenseSampling, KeyframeSampling, RateSampling, UniformSampling
 from reelscribe.pipeline.video.clip import Clip, read_clip
+from reelscribe.pipeline.video.types import seconds_between
 
 Format = Literal["onnx", "openvino", "torch"]
 _SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt"}
@@ -95,10 +96,7 @@ def _copy_model(graph: Path, new: Path, format: Format) -> dict[str, dict[str, l
 
 def _write_example(bundle: ModelBundle, new: Path) -> None:
     """``example.mp4``, drawn, and ``example.npz``: its frames as this model sees them, and the logits that torch gives."""
-    import torch
-
-    from reelscribe.models.recognizer import Recognizer
-    from reelscribe.pipeline.predictor import frame_gaps, frames_tensor, pad
+    from reelscribe.pipeline.predictor import Predictor
     from reelscribe.pipeline.runtimes.trace import draw_clips
     from reelscribe.pipeline.video.writer import write_video
 
@@ -106,12 +104,7 @@ def _write_example(bundle: ModelBundle, new: Path) -> None:
     shape = (1, round(_RATE * _seconds(bundle.spec.sampling)), 2 * size.height, 2 * size.width)
     write_video(new / "example.mp4", draw_clips(np.random.default_rng(1), shape)[0], frame_rate=_RATE)
     clip: Clip = read_clip(bundle.request(str(new / "example.mp4"), backend="pyav"))
-    network = bundle.build()
-    assert isinstance(network, Recognizer)
-    frames, lengths = pad([frames_tensor(view) for view in clip.views])
-    gaps = pad([frame_gaps(view.pts_seconds) for view in clip.views])[0] if network.takes_gaps else None
-    with torch.inference_mode():
-        logits = network(frames, lengths, gaps).float().numpy()
+    logits = Predictor(bundle, "cpu").logits([(view.pixels, seconds_between(view.pts_seconds)) for view in clip.views])
     np.savez_compressed(new / "example.npz", logits=logits, **{f"frames{i}": view.pixels for i, view in enumerate(clip.views)})  # type: ignore[arg-type]
 
 

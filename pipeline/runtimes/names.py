@@ -44,11 +44,16 @@ def require_usable(runtime: Runtime, device: str) -> None:
             raise UsageError(f"runtime '{runtime}': {reason}")
 
 
+def gpus() -> list[str]:
+    """The driver's files of NVIDIA's GPUs; whether torch can use one, it says itself."""
+    return sorted(str(file) for file in Path("/dev").glob("nvidia[0-9]*"))
+
+
 @cache
 def machine() -> str:
     """All that decides how fast a runtime is here, and how it rounds: processor, cores and versions."""
     versions = [f"{name} {_version(name)}" for name in ("torch", *_EXTRA)]
-    return "\n".join([platform.platform(), *sorted(_cpu_facts()), f"{usable_cores()} cores", *versions])
+    return "\n".join([platform.platform(), *sorted(_cpu_facts()), *gpus(), f"{usable_cores()} cores", *versions])
 
 
 def _version(package: str) -> str:

@@ -209,7 +209,7 @@ class _Recipe:
         return records
 
     def _frames(self, clip: Clip, request: ArrayRequest) -> AnyArray:
-        frames = frames_tensor(clip.views[0])
+        frames = frames_tensor(clip.views[0].pixels)
         if len(request.recipe) > 1 + len(self.timed):
             frames = augment(frames, self.config.augmentation, seed=int(request.recipe[2]))
         if not self.frozen:

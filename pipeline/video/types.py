@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Backend = Literal["auto", "decord", "opencv", "pyav", "torchcodec"]
 ReaderName = Literal["decord", "opencv", "pyav", "torchcodec"]
 Uint8Array = npt.NDArray[np.uint8]
+TimedFrames = tuple[Uint8Array, npt.NDArray[np.float32]]  # (T, H, W, 3), and the seconds between them as seconds_between gives them: (T,)
 
 
 @dataclass(frozen=True, kw_only=True)

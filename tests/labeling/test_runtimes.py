@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from labeling_model import Identity
 
+from reelscribe.pipeline import predictor
 from reelscribe.pipeline.answers import ClassPrediction
 from reelscribe.pipeline.bundle import ModelBundle
 from reelscribe.pipeline.config import DecodeConfig
@@ -22,7 +24,7 @@ from reelscribe.pipeline.labeling.launch import label_videos
 from reelscribe.pipeline.labeling.store import read_job, read_labels
 from reelscribe.pipeline.listing import list_input
 from reelscribe.pipeline.runtimes import names
-from reelscribe.pipeline.runtimes.choice import choose
+from reelscribe.pipeline.runtimes.choice import agreement, choose
 from reelscribe.pipeline.runtimes.graphs import SAMPLE_FILE, graph_of
 from reelscribe.pipeline.runtimes.names import Runtime, refusal
 from reelscribe.pipeline.training.job import TrainingResult
@@ -111,6 +113,20 @@ def test_one_that_disagrees_is_refused_and_not_chosen(
     with pytest.raises(ModelError, match=r"runtime 'openvino' differs from torch by 0\.\d+.* use --runtime torch"):
         choose(model, "openvino", "cpu")
     assert choose(model, "auto", "cpu").runtime == "torch"
+
+
+def test_compiled_in_bf16_it_is_held_to_the_sample_too(model: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this CPU in place of a GPU: the same network, compiled the same way."""
+    if shutil.which("g++") is None:
+        message = "torch.compile needs a compiler of C++ on a CPU (g++)"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    monkeypatch.setattr(predictor, "pick_gpu", predictor.pick_device)
+    verdict = agreement(model, "torch-compile", "cpu")
+    assert verdict.agrees, verdict.say()
+    assert verdict.difference  # bf16 rounds
+    captioner = ModelBundle(model.folder, model.spec.model_copy(update={"task": "caption"}))
+    with pytest.raises(ModelError, match="only the runtime torch does"):
+        choose(captioner, "torch-compile", "cpu")
 
 
 def test_what_cannot_run_here_is_said(model: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
