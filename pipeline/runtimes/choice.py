@@ -100,7 +100,7 @@ def _fastest(bundle: ModelBundle, device: str) -> Chosen:
     if "torch" not in _load(graph, device).verdicts:
         run_apart("reelscribe.pipeline.runtimes.choice", bundle.folder, device)
     verdicts = _load(graph, device).verdicts
-    agreeing: dict[Runtime, float] = {name: found.clip_ms or 0.0 for name, found in verdicts.items() if found.agrees}
+    agreeing: dict[Runtime, float] = {name: found.clip_ms or 0.0 for name, found in verdicts.items() if found.agrees or name == "torch"}
     best = min(agreeing, key=lambda name: agreeing[name])
     return Chosen(runtime=best, why="; ".join(f"{name}: {verdicts[name].say()}" for name in sorted(verdicts, key=lambda n: n != best)))
 

@@ -115,6 +115,7 @@ def test_one_that_disagrees_is_refused_and_not_chosen(
     assert choose(model, "auto", "cpu").runtime == "torch"
 
 
+@pytest.mark.slow
 def test_compiled_in_bf16_it_is_held_to_the_sample_too(model: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """On this CPU in place of a GPU: the same network, compiled the same way."""
     if shutil.which("g++") is None:
