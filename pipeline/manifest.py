@@ -222,7 +222,7 @@ def _joined(row: dict[str, Any], captioned: dict[tuple[Any, ...], dict[str, Any]
     for name in ("video_id", "group", "split", "fold"):
         if before[name] != row[name]:
             raise ValueError(f"the {name} of this clip is {row[name]!r}, and {before[name]!r} in an earlier row")
-    before["captions"] += row["captions"]
+    before["captions"].extend(row["captions"])
     return True
 
 
