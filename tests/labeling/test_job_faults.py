@@ -118,7 +118,7 @@ def test_an_output_store_that_stays_away_ends_the_job_and_loses_nothing(
 
 
 def test_an_input_store_that_is_away_for_a_while(bundle: ModelBundle, drawn: Path, tmp_path: Path) -> None:
-    names = sorted(file.name for file in (drawn / "videos").iterdir())[:10]
+    names = sorted(file.name for file in (drawn / "videos").iterdir())[:20]
     none = pa.nulls(len(names), pa.float64())
     with serve(drawn / "videos") as server, between(server.address) as proxy:
         uris = [f"{proxy.address}/plain/{name}" for name in names]
@@ -126,7 +126,7 @@ def test_an_input_store_that_is_away_for_a_while(bundle: ModelBundle, drawn: Pat
         label(bundle, videos, tmp_path / "quiet")
 
         def flap(now: Progress) -> None:
-            proxy.unavailable = now.done < 8
+            proxy.unavailable = now.done < 16
 
         label(bundle, videos, tmp_path / "out", flap)
         failed = {row["video_id"] for row in read_failures(tmp_path / "out").to_pylist() if row["failure"] == "network"}
