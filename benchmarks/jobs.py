@@ -227,7 +227,8 @@ def main() -> None:
         if options.kills:
             videos = many(options.videos, options.killed_videos, scratch / "videos")
             kill_at_random(options.model, videos, scratch, kills=options.kills, seed=options.seed, engine=options.engine)
-        grow(options.model, options.videos, scratch, [int(size) for size in options.sizes.split(",") if size])
+        if options.sizes:
+            grow(options.model, options.videos, scratch, [int(size) for size in options.sizes.split(",")])
         if options.against_ray:
             against_ray(options.model, many(options.videos, options.against_ray, scratch / "against"), scratch)
         if options.rows:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reelscribe.pipeline.captions import CaptionConfig
@@ -29,7 +28,7 @@ from reelscribe.pipeline.config import Config, ModelConfig, Task, TransformConfi
 from reelscribe.pipeline.errors import ModelError
 from reelscribe.pipeline.sampling import SamplingSpec
 from reelscribe.pipeline.video.clip import ClipRequest
-from reelscribe.pipeline.video.types import Backend
+from reelscribe.pipeline.video.types import Backend, TimedFrames
 from reelscribe.pipeline.vocabulary import vocabulary
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "README.md"
 CLIPS_FILE = "clips.npz"
 MOST_CLIP_BYTES = 64 * 2**20  # of frames
-
-SampleClip = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]  # frames (T, H, W, 3), and seconds since the frame before (T,)
 
 
 class BundleSpec(BaseModel):
@@ -108,7 +105,7 @@ class ModelBundle:
         """SHA-256 of the file of clips, hex; None where there is none."""
         return file_digest(self.folder / CLIPS_FILE) if (self.folder / CLIPS_FILE).is_file() else None
 
-    def clips(self) -> list[SampleClip]:
+    def clips(self) -> list[TimedFrames]:
         """Real ones that training kept; none of a captioner, or of a model made without. Raises ModelError for a file of other things."""
         file = self.folder / CLIPS_FILE
         if not file.is_file():
@@ -212,7 +209,7 @@ def new_captioner(
         raise ModelError(str(error)) from error
 
 
-def save_bundle(folder: Path, *, spec: BundleSpec, state: dict[str, Tensor], card: str, clips: Sequence[SampleClip] = ()) -> ModelBundle:
+def save_bundle(folder: Path, *, spec: BundleSpec, state: dict[str, Tensor], card: str, clips: Sequence[TimedFrames] = ()) -> ModelBundle:
     """Write a model folder whole or not at all; a folder already there is replaced.
 
     ``state`` maps names to tensors (``Recognizer.state_dict()``), ``card`` is Markdown, ``clips`` are real ones, for runtimes to be held

@@ -203,15 +203,20 @@ def _repeated(table: pa.Table) -> list[str]:
     """
     problems: dict[str, str] = {}
     for what, key in (("video_id", ["video_id"]), ("clip", ["uri", "start_s", "end_s"])):
-        counts = table[key[0]].value_counts()
-        several = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
         seen: dict[tuple[Any, ...], str] = {}
-        for row in table.filter(pc.is_in(table[key[0]], value_set=several)).to_pylist():
+        for row in table.filter(pc.is_in(table[key[0]], value_set=repeated_values(table[key[0]]))).to_pylist():
             where = row[_WHERE.name]
             before = seen.setdefault(tuple(row[name] for name in key), where)
             if before != where:
-                problems.setdefault(where, f"{where}: the {what} {_quoted(row, what)} is already in {before}")
+                named = row["video_id"] if what == "video_id" else row["uri"] + _fragment(row["start_s"], row["end_s"])
+                problems.setdefault(where, f"{where}: the {what} '{named}' is already in {before}")
     return list(problems.values())
+
+
+def repeated_values(column: pa.ChunkedArray) -> pa.Array:
+    """What stands more than once in a column, in the order of its first places."""
+    counts = column.value_counts()
+    return counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
 
 
 def _joined(row: dict[str, Any], captioned: dict[tuple[Any, ...], dict[str, Any]]) -> bool:
@@ -224,12 +229,6 @@ def _joined(row: dict[str, Any], captioned: dict[tuple[Any, ...], dict[str, Any]
             raise ValueError(f"the {name} of this clip is {row[name]!r}, and {before[name]!r} in an earlier row")
     before["captions"].extend(row["captions"])
     return True
-
-
-def _quoted(row: Mapping[str, Any], what: str) -> str:
-    if what == "video_id":
-        return f"'{row['video_id']}'"
-    return f"'{row['uri']}{_fragment(row['start_s'], row['end_s'])}'"
 
 
 def _columns(names: Sequence[str], where: str, required: Sequence[str]) -> dict[str, str]:

@@ -39,6 +39,7 @@ from reelscribe.pipeline.labeling.folder import OutputFolder, open_folder
 from reelscribe.pipeline.labeling.record import MAX_DIFFERENCES, JobRecord, differences
 from reelscribe.pipeline.labeling.schema import FAILURES, LABELS, Trace, failures_table, labels_table
 from reelscribe.pipeline.labeling.stages import Outcome, Video
+from reelscribe.pipeline.manifest import repeated_values
 from reelscribe.pipeline.report.rows import labelled_s
 
 JOB_FILE = "job.json"
@@ -343,8 +344,7 @@ def _require_ours(folder: OutputFolder) -> None:
 
 
 def _require_unique(inputs: pa.Table) -> None:
-    counts = inputs.group_by("video_id").aggregate([([], "count_all")])
-    twice = [row["video_id"] for row in counts.filter(pc.field("count_all") > 1).to_pylist()]
+    twice = repeated_values(inputs["video_id"]).to_pylist()
     if twice:
         raise ManifestError(
             f"the input names {len(twice)} video ids more than once: {', '.join(map(repr, twice[:5]))}{', ...' if len(twice) > 5 else ''}; "

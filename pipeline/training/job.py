@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reelscribe.pipeline.bundle import MOST_CLIP_BYTES, BundleSpec, ModelBundle, SampleClip, load_bundle, save_bundle, untrained
+from reelscribe.pipeline.bundle import MOST_CLIP_BYTES, BundleSpec, ModelBundle, load_bundle, save_bundle, untrained
 from reelscribe.pipeline.config import Config
 from reelscribe.pipeline.console import OpenProgress, note
 from reelscribe.pipeline.errors import ManifestError, ServiceUnavailableError, StoppedError, TrackingLostError, UsageError
@@ -47,7 +47,7 @@ from reelscribe.pipeline.training.stopping import stoppable
 from reelscribe.pipeline.training.tasks import TASKS
 from reelscribe.pipeline.video.clip import Clip
 from reelscribe.pipeline.video.sandbox.pool import DecodePool
-from reelscribe.pipeline.video.types import seconds_between
+from reelscribe.pipeline.video.types import TimedFrames, seconds_between
 
 _MOST_KEPT = 64  # frames of each clip that stays with the model
 
@@ -261,7 +261,7 @@ def _evaluate(
         return evaluate(predictor, splits.val, pool=pool, decode=config.decode, progress=advance)
 
 
-def _clips_to_keep(config: Config, bundle: ModelBundle, rows: list[dict[str, Any]], pool: DecodePool) -> list[SampleClip]:
+def _clips_to_keep(config: Config, bundle: ModelBundle, rows: list[dict[str, Any]], pool: DecodePool) -> list[TimedFrames]:
     """Validation clips from all over the table, their first frames; a captioner has no other runtime to hold against torch."""
     count = 0 if config.task == "caption" else min(config.evaluation.keep_clips, len(rows))
     chosen = [rows[i * len(rows) // count] for i in range(count)]
@@ -282,7 +282,7 @@ def _finish(
     leaks: tuple[Leak, ...],
     folder: Path,
     data_digest: str,
-    clips: Sequence[SampleClip],
+    clips: Sequence[TimedFrames],
 ) -> tuple[ModelBundle, Evaluation]:
     """Save the model whole: where it gives labels of clips, calibrated on the validation clips."""
     git = git_state(Path.cwd())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from reelscribe.pipeline.bundle import BundleSpec, SampleClip, load_bundle, new_recognizer, save_bundle
+from reelscribe.pipeline.bundle import BundleSpec, load_bundle, new_recognizer, save_bundle
 from reelscribe.pipeline.config import ModelConfig, Task, TransformConfig
 from reelscribe.pipeline.errors import ModelError
 from reelscribe.pipeline.runtimes.engines import open_engine
@@ -18,12 +18,13 @@ from reelscribe.pipeline.runtimes.graphs import GraphFolder, int8_file
 from reelscribe.pipeline.runtimes.names import GraphRuntime
 from reelscribe.pipeline.runtimes.trace import draw_clips, trace
 from reelscribe.pipeline.sampling import AnySampling, RateSampling, UniformSampling
+from reelscribe.pipeline.video.types import TimedFrames
 
 WHOLE, CHUNKS = UniformSampling(num_frames=6), RateSampling(frames_per_second=4, max_frames=40)
 
 
 def exported(
-    folder: Path, sampling: AnySampling, task: Task = "single_label", *, clips: Sequence[SampleClip] = (), **keywords: Any
+    folder: Path, sampling: AnySampling, task: Task = "single_label", *, clips: Sequence[TimedFrames] = (), **keywords: Any
 ) -> GraphFolder:
     """A model with random weights, and its graph."""
     model, transform = ModelConfig(encoder="tiny", weights="none", hidden_size=16, **keywords), TransformConfig(height=32, width=48)
